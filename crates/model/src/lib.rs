@@ -1,1 +1,14 @@
-//! model
+//! What was declared: the resource kinds, their names and references, and the [`Inventory`] of all of them.
+//!
+//! Everything here is a value. Nothing reads a clock, a file or a socket, and nothing knows the JSON in
+//! which a resource was written; the `api` crate turns documents into these types, and `plan` turns these
+//! types into what the appliers do.
+
+pub mod inventory;
+pub mod name;
+pub mod problem;
+pub mod project;
+
+pub use inventory::{Inventory, Resource};
+pub use name::{Kind, Location, Name, ResourceName};
+pub use problem::{Cause, Problem};

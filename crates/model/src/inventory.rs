@@ -1,0 +1,84 @@
+//! Everything that is declared, in one persistent value.
+//!
+//! Maps share structure with their earlier versions, so the world as it would become is made by one
+//! insertion into a clone that costs nothing, and two inventories that agree on a resource hold the very
+//! same `Arc`: `Arc::ptr_eq` is how `plan::compile` sees what did not change.
+//!
+//! Invariant: a resource's key is its own `name`.
+
+use crate::name::{Kind, ResourceName};
+use imbl::OrdMap;
+use std::sync::Arc;
+
+/// Resources of one kind by name.
+pub type Collection<T> = OrdMap<ResourceName, Arc<T>>;
+
+macro_rules! inventory {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident($type:ty);)*) => {
+        /// The whole declared world at one moment.
+        #[derive(Clone, Debug, Default)]
+        pub struct Inventory {
+            $($(#[$doc])* pub $field: Collection<$type>,)*
+        }
+
+        /// One resource of any kind.
+        #[derive(Clone, Debug)]
+        pub enum Resource { $($(#[$doc])* $kind(Arc<$type>),)* }
+
+        impl Inventory {
+            /// Puts a resource in the place of the one of its name, if any.
+            pub fn insert(&mut self, resource: Resource) {
+                match resource {
+                    $(Resource::$kind(value) => {
+                        self.$field.insert(value.name.clone(), value);
+                    })*
+                }
+            }
+
+            /// Takes a resource out; true if it was there.
+            pub fn remove(&mut self, name: &ResourceName) -> bool {
+                match name.kind {
+                    $(Kind::$kind => self.$field.remove(name).is_some(),)*
+                    #[allow(unreachable_patterns, reason = "kinds without a model type have nothing to remove")]
+                    _ => false,
+                }
+            }
+
+            /// Whether a resource of that name exists.
+            pub fn contains(&self, name: &ResourceName) -> bool {
+                match name.kind {
+                    $(Kind::$kind => self.$field.contains_key(name),)*
+                    #[allow(unreachable_patterns, reason = "kinds without a model type are never contained")]
+                    _ => false,
+                }
+            }
+
+            /// The resource of that name.
+            pub fn get(&self, name: &ResourceName) -> Option<Resource> {
+                match name.kind {
+                    $(Kind::$kind => self.$field.get(name).cloned().map(Resource::$kind),)*
+                    #[allow(unreachable_patterns, reason = "kinds without a model type are never found")]
+                    _ => None,
+                }
+            }
+        }
+
+        impl Resource {
+            /// The resource's name.
+            pub fn name(&self) -> &ResourceName {
+                match self { $(Resource::$kind(value) => &value.name,)* }
+            }
+
+            /// Every resource this one names, with the field that names it, as Google writes it.
+            pub fn references(&self) -> Vec<(String, ResourceName)> {
+                match self { $(Resource::$kind(value) => value.references(),)* }
+            }
+        }
+    };
+}
+
+// Each kind's struct has `pub name: ResourceName` and `fn references(&self) -> Vec<(String, ResourceName)>`.
+inventory! {
+    /// A project.
+    projects: Project(crate::project::Project);
+}
