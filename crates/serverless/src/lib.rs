@@ -1,1 +1,4 @@
 //! serverless
+
+pub mod images;
+pub mod runtime;

@@ -1,0 +1,5 @@
+//! The image store: container images pulled, verified, unpacked once and shared by every instance.
+
+pub mod resolved;
+
+pub use resolved::{ImageConfig, ImagePin, ResolvedImage, Substitution};
