@@ -81,4 +81,16 @@ macro_rules! inventory {
 inventory! {
     /// A project.
     projects: Project(crate::project::Project);
+    /// A VPC network.
+    networks: Network(crate::network::Network);
+    /// A subnet.
+    subnetworks: Subnetwork(crate::subnetwork::Subnetwork);
+    /// A reserved address.
+    addresses: Address(crate::address::Address);
+    /// A firewall rule.
+    firewalls: Firewall(crate::firewall::Firewall);
+    /// A route.
+    routes: Route(crate::route::Route);
+    /// A client VM.
+    instances: Instance(crate::instance::Instance);
 }

@@ -4,10 +4,16 @@
 //! which a resource was written; the `api` crate turns documents into these types, and `plan` turns these
 //! types into what the appliers do.
 
+pub mod address;
+pub mod firewall;
+pub mod instance;
 pub mod inventory;
 pub mod name;
+pub mod network;
 pub mod problem;
 pub mod project;
+pub mod route;
+pub mod subnetwork;
 
 pub use inventory::{Inventory, Resource};
 pub use name::{Kind, Location, Name, ResourceName};
