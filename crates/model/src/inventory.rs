@@ -93,4 +93,22 @@ inventory! {
     routes: Route(crate::route::Route);
     /// A client VM.
     instances: Instance(crate::instance::Instance);
+    /// A network endpoint group.
+    endpoint_groups: NetworkEndpointGroup(crate::endpoint_group::EndpointGroup);
+    /// A backend service.
+    backend_services: BackendService(crate::backend_service::BackendService);
+    /// A target HTTP proxy.
+    target_http_proxies: TargetHttpProxy(crate::target_proxy::TargetHttpProxy);
+    /// A target HTTPS proxy.
+    target_https_proxies: TargetHttpsProxy(crate::target_proxy::TargetHttpsProxy);
+    /// A Compute Engine SSL certificate.
+    ssl_certificates: SslCertificate(crate::certificate::Certificate);
+    /// A Certificate Manager certificate.
+    certificates: Certificate(crate::certificate::Certificate);
+    /// An SSL policy.
+    ssl_policies: SslPolicy(crate::ssl_policy::SslPolicy);
+    /// A health check.
+    health_checks: HealthCheck(crate::health_check::HealthCheck);
+    /// A forwarding rule.
+    forwarding_rules: ForwardingRule(crate::forwarding_rule::ForwardingRule);
 }

@@ -5,7 +5,12 @@
 //! types into what the appliers do.
 
 pub mod address;
+pub mod backend_service;
+pub mod certificate;
+pub mod endpoint_group;
 pub mod firewall;
+pub mod forwarding_rule;
+pub mod health_check;
 pub mod instance;
 pub mod inventory;
 pub mod name;
@@ -13,7 +18,9 @@ pub mod network;
 pub mod problem;
 pub mod project;
 pub mod route;
+pub mod ssl_policy;
 pub mod subnetwork;
+pub mod target_proxy;
 
 pub use inventory::{Inventory, Resource};
 pub use name::{Kind, Location, Name, ResourceName};
