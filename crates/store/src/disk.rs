@@ -84,7 +84,7 @@ impl Disk {
                     }
                     let row = (key, change.value.as_deref());
                     log.insert((commit.revision, number), row)?;
-                    log_bytes += row_bytes(key, change.value.as_deref());
+                    log_bytes += change.bytes() as u64;
                 }
             }
             log_bytes -= compact(&mut log, log_bytes, last.revision)?;
@@ -95,25 +95,28 @@ impl Disk {
         Ok(())
     }
 
-    /// The commits from this revision on, at most `commits_max` of them.
-    pub(crate) fn replay(&self, from: Revision, commits_max: usize) -> Result<Replay, Error> {
+    /// The commits from this revision on: at least one if there is one, and no further one once
+    /// they hold this many bytes.
+    pub(crate) fn replay(&self, from: Revision, bytes_max: usize) -> Result<Replay, Error> {
         let transaction = self.database.begin_read()?;
         let log = transaction.open_table(LOG)?;
         if let Some(oldest) = oldest(&log)?.filter(|oldest| *oldest > from) {
             return Ok(Replay::Compacted { oldest });
         }
         let mut commits: Vec<Commit> = Vec::new();
+        let mut bytes = 0;
         for row in log.range((from, 0)..)? {
             let (position, change) = row?;
             let (revision, _) = position.value();
             let (key, value) = change.value();
             let change = Change { key: key.into(), value: value.map(Arc::from) };
-            let read = commits.len();
+            let change_bytes = change.bytes();
             match commits.last_mut() {
                 Some(commit) if commit.revision == revision => commit.changes.push(change),
-                _ if read == commits_max => break,
+                Some(_) if bytes >= bytes_max => break,
                 _ => commits.push(Commit { revision, changes: vec![change] }),
             }
+            bytes += change_bytes;
         }
         Ok(Replay::Commits(commits.into_iter().map(Arc::new).collect()))
     }

@@ -1,5 +1,6 @@
 //! What goes in and comes out: transactions, entries, commits and snapshots. All plain values.
 
+use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::error::CommitError;
 use crate::{CHANGES_MAX, KEY_BYTES_MAX, Revision, VALUE_BYTES_MAX};
 
 /// The bytes of a key and the revision that wrote them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The transaction that last wrote the key.
     pub revision: Revision,
@@ -27,12 +28,37 @@ pub struct Condition {
 }
 
 /// What a transaction did to one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Change {
     /// The key.
     pub key: Arc<str>,
     /// Its new bytes; `None` when it was deleted.
     pub value: Option<Arc<[u8]>>,
+}
+
+impl Change {
+    /// The length of its key and value together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, |value| value.len())
+    }
+}
+
+// Values may be long, and may be private keys: what prints is their size.
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Entry { revision, value } = self;
+        write!(out, "Entry {{ revision: {revision}, {} bytes }}", value.len())
+    }
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(out, "Put {{ {:?}, {} bytes }}", self.key, value.len()),
+            None => write!(out, "Delete {{ {:?} }}", self.key),
+        }
+    }
 }
 
 /// Conditions and changes that happen together or not at all.
@@ -110,6 +136,13 @@ pub struct Commit {
     pub revision: Revision,
     /// What it did, each key in the order given.
     pub changes: Vec<Change>,
+}
+
+impl Commit {
+    /// The length of its keys and values together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.changes.iter().map(Change::bytes).sum()
+    }
 }
 
 /// Everything the store held at one revision.

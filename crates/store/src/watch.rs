@@ -14,8 +14,10 @@ use crate::transaction::{Commit, Entry, Snapshot};
 
 /// Commits kept in memory, so that a reader who keeps up never touches the disk.
 const RECENT_COMMITS_MAX: usize = 256;
-/// Commits read from the log at a time by a reader who resumes.
-const REPLAY_COMMITS_MAX: usize = 256;
+/// Bytes of keys and values kept with them; the latest commit stays whatever its size.
+const RECENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of keys and values read from the log at a time by a reader who resumes.
+const REPLAY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What the writer publishes and everybody else reads.
 #[derive(Debug)]
@@ -30,6 +32,21 @@ pub(crate) struct Shared {
 struct State {
     snapshot: Snapshot,
     recent: VecDeque<Arc<Commit>>,
+    recent_bytes: usize,
+}
+
+impl State {
+    fn apply(&mut self, commit: &Arc<Commit>) {
+        self.snapshot.apply(commit);
+        self.recent.push_back(Arc::clone(commit));
+        self.recent_bytes += commit.bytes();
+        while self.recent.len() > 1
+            && (self.recent.len() > RECENT_COMMITS_MAX || self.recent_bytes > RECENT_BYTES_MAX)
+        {
+            let oldest = self.recent.pop_front();
+            self.recent_bytes -= oldest.map_or(0, |commit| commit.bytes());
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +59,7 @@ impl Shared {
     pub(crate) fn new(disk: Disk, snapshot: Snapshot) -> Shared {
         let newest = Newest { revision: snapshot.revision, closed: false };
         Shared {
-            state: RwLock::new(State { snapshot, recent: VecDeque::new() }),
+            state: RwLock::new(State { snapshot, recent: VecDeque::new(), recent_bytes: 0 }),
             disk: RwLock::new(Some(disk)),
             newest: watch::Sender::new(newest),
         }
@@ -65,11 +82,7 @@ impl Shared {
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             for commit in commits {
-                state.snapshot.apply(commit);
-                if state.recent.len() == RECENT_COMMITS_MAX {
-                    state.recent.pop_front();
-                }
-                state.recent.push_back(Arc::clone(commit));
+                state.apply(commit);
             }
         }
         self.newest.send_modify(|newest| newest.revision = last.revision);
@@ -147,7 +160,7 @@ impl Watch {
             self.ready.extend(commits);
             return Ok(());
         }
-        let replay = self.shared.with_disk(|disk| disk.replay(self.next, REPLAY_COMMITS_MAX));
+        let replay = self.shared.with_disk(|disk| disk.replay(self.next, REPLAY_BYTES_MAX));
         match replay {
             Some(Ok(Replay::Commits(commits))) => {
                 self.ready.extend(commits);

@@ -109,7 +109,7 @@ impl Writer {
         let next = self.shared.revision() + 1;
         let mut landed = Vec::new();
         if state.revision >= next {
-            match disk.replay(next, COMMITS_BATCHED_MAX).map_err(failed)? {
+            match disk.replay(next, usize::MAX).map_err(failed)? {
                 Replay::Commits(commits) => landed = commits,
                 // The log keeps thousands of revisions and at most one batch is unaccounted for.
                 Replay::Compacted { .. } => return Err(CommitError::Closed),
