@@ -86,5 +86,5 @@ bench:
 	bench/run
 
 wire:
-	python3 crates/wire/generate/generate.py
+	python3 crates/wire/generate/generate.py write
 	cargo fmt -p tidegate-wire

@@ -29,12 +29,8 @@ const LEFTOVERS: [&str; 7] = [
 ];
 
 /// Folders of a particular machine, which no file of the project names.
-const MACHINE_PATHS: [&str; 3] = [
-    concat!("/wo", "rk/"),
-    concat!("/ro", "ot/."),
-    concat!("bash", "_jobs"),
-    concat!("/ho", "me/"),
-];
+const MACHINE_PATHS: [&str; 3] =
+    [concat!("/wo", "rk/"), concat!("/ro", "ot/."), concat!("bash", "_jobs")];
 
 fn is_rust(file: &File) -> bool {
     file.path.ends_with(".rs")
