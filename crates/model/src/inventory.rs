@@ -8,10 +8,27 @@
 
 use crate::name::{Kind, ResourceName};
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use std::sync::Arc;
 
 /// Resources of one kind by name.
 pub type Collection<T> = OrdMap<ResourceName, Arc<T>>;
+
+/// One resource that differs between two worlds: added, replaced or removed.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// What it was, if it existed.
+    pub before: Option<Resource>,
+    /// What it is, if it still exists.
+    pub after: Option<Resource>,
+}
+
+impl Change {
+    /// The name of the resource that changed.
+    pub fn name(&self) -> Option<&ResourceName> {
+        self.after.as_ref().or(self.before.as_ref()).map(Resource::name)
+    }
+}
 
 macro_rules! inventory {
     ($($(#[$doc:meta])* $field:ident: $kind:ident($type:ty);)*) => {
@@ -51,6 +68,27 @@ macro_rules! inventory {
                     #[allow(unreachable_patterns, reason = "kinds without a model type are never contained")]
                     _ => false,
                 }
+            }
+
+            /// What it takes to get from this world to `next`. Shared structure is skipped, so the cost
+            /// follows the size of the change and not the size of the world.
+            pub fn changes(&self, next: &Inventory) -> Vec<Change> {
+                let mut changes = Vec::new();
+                $(for item in self.$field.diff(&next.$field) {
+                    changes.push(match item {
+                        DiffItem::Add(_, after) => {
+                            Change { before: None, after: Some(Resource::$kind(after.clone())) }
+                        }
+                        DiffItem::Update { old: (_, before), new: (_, after) } => Change {
+                            before: Some(Resource::$kind(before.clone())),
+                            after: Some(Resource::$kind(after.clone())),
+                        },
+                        DiffItem::Remove(_, before) => {
+                            Change { before: Some(Resource::$kind(before.clone())), after: None }
+                        }
+                    });
+                })*
+                changes
             }
 
             /// The resource of that name.
@@ -97,6 +135,8 @@ inventory! {
     endpoint_groups: NetworkEndpointGroup(crate::endpoint_group::EndpointGroup);
     /// A backend service.
     backend_services: BackendService(crate::backend_service::BackendService);
+    /// A URL map.
+    url_maps: UrlMap(crate::url_map::UrlMap);
     /// A target HTTP proxy.
     target_http_proxies: TargetHttpProxy(crate::target_proxy::TargetHttpProxy);
     /// A target HTTPS proxy.
@@ -111,4 +151,8 @@ inventory! {
     health_checks: HealthCheck(crate::health_check::HealthCheck);
     /// A forwarding rule.
     forwarding_rules: ForwardingRule(crate::forwarding_rule::ForwardingRule);
+    /// A Cloud Run service.
+    services: Service(crate::run::Service);
+    /// A Cloud Run revision.
+    revisions: Revision(crate::run::Revision);
 }

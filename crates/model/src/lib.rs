@@ -18,10 +18,12 @@ pub mod network;
 pub mod problem;
 pub mod project;
 pub mod route;
+pub mod run;
 pub mod ssl_policy;
 pub mod subnetwork;
 pub mod target_proxy;
+pub mod url_map;
 
-pub use inventory::{Inventory, Resource};
+pub use inventory::{Change, Inventory, Resource};
 pub use name::{Kind, Location, Name, ResourceName};
 pub use problem::{Cause, Problem};

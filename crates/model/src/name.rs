@@ -20,6 +20,12 @@ impl Name {
     }
 }
 
+impl Default for Name {
+    fn default() -> Name {
+        Name("".into())
+    }
+}
+
 impl Deref for Name {
     type Target = str;
     fn deref(&self) -> &str {
