@@ -10,11 +10,13 @@ pub mod decision;
 pub mod fleet;
 pub mod load_balancer;
 pub mod network;
+pub mod references;
 pub mod routing;
 
 use imbl::OrdMap;
 use load_balancer::Listener;
 use model::{Inventory, Problem, ResourceName};
+use references::References;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -38,14 +40,56 @@ pub struct Compiled {
     pub plan: Arc<Plan>,
     /// All problems of the world.
     pub problems: Arc<BTreeSet<Problem>>,
-    inventory: Arc<Inventory>,
+    /// Who names whom.
+    pub references: References,
+    inventory: Inventory,
     routing: routing::Routing,
     load_balancers: load_balancer::LoadBalancers,
 }
 
 impl Compiled {
     /// The world this was compiled from.
-    pub fn inventory(&self) -> &Arc<Inventory> {
+    pub fn inventory(&self) -> &Inventory {
         &self.inventory
+    }
+
+    /// The compiled URL maps and backend services.
+    pub fn routing(&self) -> &routing::Routing {
+        &self.routing
+    }
+
+    /// What is wrong here and was not wrong in `previous`: the reason to refuse the change between them.
+    pub fn problems_since<'a>(
+        &'a self,
+        previous: &'a Compiled,
+    ) -> impl Iterator<Item = &'a Problem> {
+        self.problems.difference(&previous.problems)
+    }
+}
+
+/// Compiles the whole world under the revision `number`; what `previous` holds of unchanged parts is
+/// shared, and comparing pointers is all they cost.
+pub fn compile(inventory: &Inventory, number: u64, previous: &Compiled) -> Compiled {
+    let references = previous.references.brought_forward(&previous.inventory, inventory);
+    let mut problems: BTreeSet<Problem> = references.problems().collect();
+
+    let (networks, found) = network::compile(inventory, &previous.plan.networks);
+    problems.extend(found);
+    let (fleet, found) = fleet::compile(inventory, &previous.plan.fleet);
+    problems.extend(found);
+    let (routing, found) = routing::compile(inventory, &previous.routing);
+    problems.extend(found);
+    let (load_balancers, found) =
+        load_balancer::compile(inventory, &routing, &previous.load_balancers);
+    problems.extend(found);
+
+    let listeners = load_balancers.listeners.clone();
+    Compiled {
+        plan: Arc::new(Plan { number, networks, listeners, fleet }),
+        problems: Arc::new(problems),
+        references,
+        inventory: inventory.clone(),
+        routing,
+        load_balancers,
     }
 }
