@@ -17,7 +17,21 @@
 //! control groups, writable layer) carries the mark of the runtime that made it, and is gone when
 //! its end has been reported.
 
+mod bundle;
+mod cgroups;
+mod complaints;
+mod dialer;
+mod embedded;
+mod helper;
+mod instance;
 pub mod launch;
+mod leftovers;
+mod link;
+mod logs;
+mod orders;
+mod program;
+mod sandbox;
+mod seccomp;
 pub mod spec;
 
 use std::future::Future;
@@ -26,9 +40,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use embedded::{EmbeddedConfig, EmbeddedRuntime, HelperProgram};
+pub use helper::{HELPER_ARGUMENT, helper_main};
 pub use spec::{
-    ContainerSpec, InstanceId, InstanceSpec, Limits, Probe, ProbeAction, Probes, Volume, VolumeMount,
-    VolumeSource,
+    ContainerSpec, InstanceId, InstanceSpec, Limits, Probe, ProbeAction, Probes, Volume,
+    VolumeMount, VolumeSource,
 };
 
 /// A future in a box: the traits of this module are used as objects.
@@ -37,11 +53,15 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// A way to run instances: the embedded one, Docker Engine, or a fake in tests.
 pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Makes the instance's sandbox (network, volumes) and starts none of its containers yet.
-    fn create(&self, spec: Arc<InstanceSpec>) -> Pending<'_, Result<Arc<dyn Instance>, StartError>>;
+    fn create(&self, spec: Arc<InstanceSpec>)
+    -> Pending<'_, Result<Arc<dyn Instance>, StartError>>;
 
-    /// Kills and removes every instance of an earlier life of this server that `known` does not
-    /// name. Called once, before anything is created.
-    fn reconcile<'a>(&'a self, known: &'a [InstanceId]) -> Pending<'a, Reconciled>;
+    /// Kills and removes what an earlier life of this server left behind. Called once, before
+    /// anything is created: no instance outlives the server that made it.
+    fn reconcile(&self) -> Pending<'_, Reconciled>;
+
+    /// Removes what the runtime keeps for itself; called last, when every instance was stopped.
+    fn shut_down(&self) -> Pending<'_, ()>;
 }
 
 /// One running instance.

@@ -1,0 +1,97 @@
+//! Connections into instances: sockets made inside their network namespaces.
+//!
+//! A socket belongs to the namespace of the thread that makes it, so one thread of our own goes
+//! into the namespace, makes the socket, and goes back to where it rests. That is the host's
+//! network, or without root, where going home is forbidden, an empty network of its own.
+//!
+//! Invariant: no other thread ever changes its namespace, and this one rests in no instance's, so
+//! that a namespace is gone when its instance is.
+
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddrV4, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::sync::oneshot;
+
+use super::sandbox::INSTANCE_ADDRESS;
+
+/// A thread that makes sockets in other network namespaces.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    requests: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    namespace: Arc<OwnedFd>,
+    port: u16,
+    answer: oneshot::Sender<io::Result<TcpStream>>,
+}
+
+impl Dialer {
+    /// Starts the thread; it ends with the last clone of the dialer.
+    pub(crate) fn start() -> io::Result<Dialer> {
+        let (requests, inbox) = mpsc::channel::<Request>();
+        thread::Builder::new().name("dialer".to_owned()).spawn(move || {
+            let rest = resting_place();
+            for request in inbox {
+                let stream = rest.as_ref().map_err(copied).and_then(|rest| dial(&request, rest));
+                // Nobody waits any more: the socket is closed by dropping it.
+                let _ = request.answer.send(stream);
+            }
+        })?;
+        Ok(Dialer { requests })
+    }
+
+    /// A nonblocking connection to a port of the instance whose network this is; it may still be
+    /// connecting. A port nobody listens on is refused here.
+    pub(crate) async fn dial(&self, namespace: Arc<OwnedFd>, port: u16) -> io::Result<TcpStream> {
+        let (answer, wait) = oneshot::channel();
+        let gone = |_| io::Error::other("the dialer has ended");
+        self.requests.send(Request { namespace, port, answer }).map_err(|_| gone(()))?;
+        wait.await.map_err(|_| gone(()))?
+    }
+}
+
+/// The network namespace this thread goes back to.
+fn resting_place() -> io::Result<OwnedFd> {
+    let here = || File::open("/proc/thread-self/ns/net").map(OwnedFd::from);
+    let home = here()?;
+    if setns(&home, CloneFlags::CLONE_NEWNET).is_ok() {
+        return Ok(home);
+    }
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    here()
+}
+
+fn copied(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+fn dial(request: &Request, rest: &OwnedFd) -> io::Result<TcpStream> {
+    setns(&*request.namespace, CloneFlags::CLONE_NEWNET)?;
+    let socket = connect(request.port);
+    setns(rest, CloneFlags::CLONE_NEWNET)?;
+    socket
+}
+
+fn connect(port: u16) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&SockAddr::from(SocketAddrV4::new(INSTANCE_ADDRESS, port))) {
+        Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    // On one machine the answer to the first packet is there already.
+    match socket.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(socket.into()),
+    }
+}

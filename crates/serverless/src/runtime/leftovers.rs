@@ -1,0 +1,111 @@
+//! What an earlier life of this server left on the host, found by our mark and removed.
+//!
+//! Containers die with their helper and helpers with the server, so after a crash there is usually
+//! nothing but empty directories. The rest is for the cases where the kernel was still at it.
+//!
+//! Invariant: only processes, control groups and directories that carry this server's mark are
+//! touched.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep};
+
+use super::Reconciled;
+use super::cgroups::{kill_members, remove_directory};
+use super::embedded::Inner;
+use super::helper::HELPER_ARGUMENT;
+use super::link::MARK_ARGUMENT;
+
+/// What was killed has to be gone by then.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Kills and removes; answers with what was found.
+pub(crate) async fn remove(runtime: &Inner) -> Reconciled {
+    let mut instances = BTreeSet::new();
+    let mut problems = Vec::new();
+    let deadline = Instant::now() + GONE_WITHIN;
+    while !kill_helpers(&runtime.mark) {
+        if Instant::now() > deadline {
+            problems.push("a helper process of an earlier server does not end".to_owned());
+            break;
+        }
+        sleep(POLL).await;
+    }
+    for (instance, group) in runtime.cgroups.existing() {
+        instances.insert(instance);
+        while !remove_directory(&group) {
+            if Instant::now() > deadline {
+                problems.push(format!("the control group {} stays", group.display()));
+                break;
+            }
+            kill_members(&group);
+            sleep(POLL).await;
+        }
+    }
+    for directory in instance_directories(runtime) {
+        if let Some(name) = directory.file_name() {
+            instances.insert(name.to_string_lossy().into_owned());
+        }
+        if let Err(error) = fs::remove_dir(&directory) {
+            problems.push(format!("{} stays: {error}", directory.display()));
+        }
+    }
+    Reconciled { instances_removed: instances.len() as u64, problems }
+}
+
+fn instance_directories(runtime: &Inner) -> Vec<PathBuf> {
+    let entries = fs::read_dir(runtime.instance_directory("")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// Kills every helper of our mark; true when there was none.
+fn kill_helpers(mark: &str) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut none = true;
+    for entry in processes {
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        if is_helper(&fs::read(entry.path().join("cmdline")), mark) {
+            none = false;
+            // One that has just ended is what we want.
+            let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+        }
+    }
+    none
+}
+
+/// Whether a command line is that of a helper with our mark.
+fn is_helper(command_line: &io::Result<Vec<u8>>, mark: &str) -> bool {
+    let Ok(command_line) = command_line else { return false };
+    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    let wanted = [HELPER_ARGUMENT.as_bytes(), MARK_ARGUMENT.as_bytes(), mark.as_bytes()];
+    words.windows(wanted.len()).any(|window| window == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_helpers_with_our_mark_are_ours() {
+        let cases: [(&[u8], bool); 5] = [
+            (b"/proc/self/exe\0instance-helper\0--mark\0abc\0", true),
+            (b"/proc/self/exe\0instance-helper\0--mark\0abd\0", false),
+            (b"tidegate\0up\0--mark\0abc\0", false),
+            (b"grep\0instance-helper --mark abc\0", false),
+            (b"", false),
+        ];
+        for (command_line, expected) in cases {
+            assert_eq!(is_helper(&Ok(command_line.to_vec()), "abc"), expected);
+        }
+    }
+}
