@@ -50,6 +50,9 @@ pub struct Service {
     pub access: Access,
     /// Which revisions get which part of the requests, and under which tags.
     pub traffic: Vec<TrafficTarget>,
+    /// `status.traffic` as it was when every revision of it was ready: it stays in force while
+    /// `traffic` gives requests to a revision that is not. Empty before there was one.
+    pub traffic_before: Vec<TrafficTarget>,
     /// Bounds for the service as a whole.
     pub scaling: ServiceScaling,
 }
