@@ -8,7 +8,7 @@
 //! A caller that decides about instances needs three calls:
 //!
 //! ```ignore
-//! let live = launch(&runtime, spec).await?;        // ready, or a StartFailure with Google's words
+//! let live = launch(&*runtime, spec).await?;       // ready, or a StartFailure with Google's words
 //! let socket = live.instance().dial(8080).await?;  // a nonblocking TcpStream inside the instance
 //! let end = live.ended().await;                    // exit, failed liveness probe, or stopped
 //! ```
@@ -17,6 +17,7 @@
 //! control groups, writable layer) carries the mark of the runtime that made it, and is gone when
 //! its end has been reported.
 
+mod asking;
 mod bundle;
 mod cgroups;
 mod complaints;
@@ -29,6 +30,7 @@ mod leftovers;
 mod link;
 mod logs;
 mod orders;
+pub mod probes;
 mod program;
 mod sandbox;
 mod seccomp;
@@ -80,7 +82,8 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     fn exited(&self) -> Pending<'static, Exit>;
 
     /// SIGTERM to every container, SIGKILL after `grace`, then everything is removed from the host.
-    /// Resolves when nothing of the instance is left; stopping twice is the same as once.
+    /// Under way as soon as it is called, whether the future is kept or not; resolves when nothing
+    /// of the instance is left. Stopping again can only shorten the grace.
     fn stop(&self, grace: Duration) -> Pending<'static, ()>;
 
     /// The last lines the instance wrote, oldest first.
@@ -232,6 +235,8 @@ pub mod limits {
     pub const LOG_BYTES_KEPT_MAX: usize = 256 * 1024;
     /// Lines a second and output that reach the sink; more are counted as dropped.
     pub const LOG_LINES_PER_SECOND_MAX: u32 = 2_000;
+    /// Lines told with a failed start.
+    pub const LOG_LINES_IN_FAILURE: usize = 20;
     /// Between SIGTERM and SIGKILL, as Cloud Run has it.
     pub const STOP_GRACE: Duration = Duration::from_secs(10);
     /// Processes and threads an instance may have.
