@@ -132,16 +132,16 @@ pub fn allocate(
     requester: &ResourceName,
     field: &str,
     subnetwork: &ResourceName,
-) -> Result<Ipv4Addr, Problem> {
+) -> Result<Ipv4Addr, Box<Problem>> {
     let Some(subnet) = inventory.subnetworks.get(subnetwork) else {
-        return Err(Problem::dangling(requester, field, subnetwork));
+        return Err(Problem::dangling(requester, field, subnetwork).into());
     };
     if !subnet.purpose.takes_addresses() {
-        return Err(wrong_purpose(requester, field, subnet));
+        return Err(wrong_purpose(requester, field, subnet).into());
     }
-    Claims::of(inventory).lowest_free(subnet).ok_or_else(|| {
-        Problem::refused(requester, field, format!("IP space of '{subnetwork}' is exhausted."))
-    })
+    let exhausted = || format!("IP space of '{subnetwork}' is exhausted.");
+    let free = Claims::of(inventory).lowest_free(subnet);
+    free.ok_or_else(|| Problem::refused(requester, field, exhausted()).into())
 }
 
 /// Whether `address` of `subnetwork` is free, and otherwise who has it: the check a client's own choice

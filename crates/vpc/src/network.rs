@@ -1,0 +1,114 @@
+//! One network on the host: its namespace, addresses, routes and firewall, reconciled with its plan.
+//!
+//! Invariant: the firewall is in force before anything the plan adds can be reached.
+
+use crate::error::VpcError;
+use crate::links::{self, WantedRoute};
+use crate::namespace::{Namespace, set_kernel_options, unpin};
+use crate::nft;
+use model::ResourceName;
+use plan::network::{NetworkPlan, range};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The address connections through the SSH tunnel come from, one of Google's range for them.
+pub const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(35, 235, 240, 1);
+
+/// A network that exists on the host.
+#[derive(Debug)]
+pub(crate) struct HostNetwork {
+    pub(crate) name: Option<ResourceName>,
+    pub(crate) namespace: Namespace,
+    pin: PathBuf,
+    /// What was last carried out completely.
+    pub(crate) applied: Option<Arc<NetworkPlan>>,
+    /// The firewall in force, as far as it is known.
+    ruleset: Option<String>,
+}
+
+impl HostNetwork {
+    /// The network pinned at `pin`, made when it is not there.
+    pub(crate) fn open(pin: PathBuf, name: Option<ResourceName>) -> Result<HostNetwork, VpcError> {
+        let (namespace, _) = Namespace::pinned(&pin)?;
+        let prepare = || {
+            set_kernel_options(&[
+                ("ipv6/conf/all/disable_ipv6", "1"),
+                ("ipv6/conf/default/disable_ipv6", "1"),
+                ("ipv4/ip_forward", "1"),
+                // Listeners are told what becomes reachable; nothing may bind a privileged port
+                // by accident, and everything that may is this server.
+                ("ipv4/conf/all/rp_filter", "0"),
+                ("ipv4/conf/default/rp_filter", "0"),
+                ("ipv4/conf/all/accept_redirects", "0"),
+                ("ipv4/conf/all/send_redirects", "0"),
+            ])?;
+            links::run(async |links| links.bring_up_loopback().await)
+        };
+        namespace.within(prepare)??;
+        Ok(HostNetwork { name, namespace, pin, applied: None, ruleset: None })
+    }
+
+    /// Makes the host what the plan says.
+    pub(crate) fn apply(&mut self, plan: &Arc<NetworkPlan>) -> Result<(), VpcError> {
+        if self.applied.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, plan)) {
+            return Ok(());
+        }
+        self.applied = None;
+        let ruleset = nft::render(plan);
+        let is_new = self.ruleset.as_ref() != Some(&ruleset);
+        let carry_out = || {
+            if is_new {
+                nft::replace(&ruleset)?;
+            }
+            links::run(async |links| reconcile(&links, plan).await)
+        };
+        self.namespace.within(carry_out)??;
+        self.ruleset = Some(ruleset);
+        self.applied = Some(plan.clone());
+        Ok(())
+    }
+
+    /// Removes the network from the host.
+    pub(crate) fn tear_down(self) -> Result<(), VpcError> {
+        let empty = || {
+            // The namespace may outlive its pin while sockets in it are open: it is left empty.
+            links::run(async |links| {
+                for (name, index) in links.list().await? {
+                    links.remove(&name, index).await?;
+                }
+                links.set_routes(&[]).await?;
+                links.set_loopback_addresses(&BTreeSet::new()).await
+            })?;
+            nft::remove()
+        };
+        let emptied = self.namespace.within(empty).and_then(|done| done);
+        unpin(&self.pin).and(emptied)
+    }
+}
+
+/// Addresses, routes and links, except those of instances, which their keepers make.
+async fn reconcile(links: &links::Links, plan: &NetworkPlan) -> Result<(), VpcError> {
+    let own = plan.subnets.iter().filter(|subnet| subnet.purpose.takes_addresses());
+    let gateways = own.map(|subnet| subnet.gateway);
+    let addresses: BTreeSet<Ipv4Addr> = gateways.chain(plan.frontends.iter().copied()).collect();
+    links.set_loopback_addresses(&addresses).await?;
+
+    let names: BTreeSet<String> = plan.instances.values().map(|i| nft::link_name(i.id)).collect();
+    let present = links.list().await?;
+    for (name, index) in present.iter().filter(|(name, _)| !names.contains(*name)) {
+        links.remove(name, *index).await?;
+    }
+
+    let proxies = plan.subnets.iter().filter(|subnet| subnet.purpose.is_proxy_only());
+    let local = proxies.map(|subnet| subnet.range).chain([range::tunnel_sources()]);
+    let mut routes: Vec<WantedRoute> = local.map(WantedRoute::Local).collect();
+    for route in &plan.routes {
+        let hop = plan.instance_at(route.via).map(|instance| nft::link_name(instance.id));
+        if let Some(link) = hop.and_then(|name| present.get(&name).copied()) {
+            routes.push(WantedRoute::Via { to: route.destination, via: route.via, link });
+        }
+    }
+    links.set_routes(&routes).await
+}
