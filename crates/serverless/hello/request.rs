@@ -157,7 +157,8 @@ impl Request {
         let headers = self.headers.iter().map(|(name, value)| {
             format!("    [\"{}\", \"{}\"]", json_escape(name), json_escape(value))
         });
-        let _ = writeln!(out, "  \"headers\": [\n{}\n  ],", headers.collect::<Vec<_>>().join(",\n"));
+        let _ =
+            writeln!(out, "  \"headers\": [\n{}\n  ],", headers.collect::<Vec<_>>().join(",\n"));
         let body = String::from_utf8_lossy(&self.body);
         let _ = writeln!(out, "  \"bodyBytes\": {},", self.body_bytes);
         let _ = writeln!(out, "  \"body\": \"{}\",", json_escape(&body));

@@ -1,0 +1,335 @@
+//! The image store as its users see it: resolve, load, list, remove, collect.
+//!
+//! Invariant: an image somebody holds a pin of is never collected, and neither is anything of an
+//! image that is just arriving.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use oci_client::Reference;
+use tokio::sync::{Mutex as AsyncMutex, RwLock};
+
+use super::blobs::blocking;
+use super::disk::{Disk, ImageRecord, ReferenceRecord};
+use super::limits::HELLO_WITHIN;
+use super::manifest::Sha256Digest;
+use super::registry::Registries;
+use super::{ImageError, ImagePin, OnProgress, ResolvedImage, Substitution, archive, hello};
+
+/// What the image store needs to know.
+#[derive(Clone, Debug)]
+pub struct ImageStoreConfig {
+    /// A directory of its own, below the server's data directory.
+    pub directory: PathBuf,
+    /// Passwords for registries, in the format of Docker's `config.json`.
+    pub credentials: Option<PathBuf>,
+}
+
+/// Images on this machine.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    disk: Arc<Disk>,
+    registries: Registries,
+    pins: Mutex<HashMap<String, Weak<ImagePin>>>,
+    /// One arrival of a reference at a time; the second finds everything there.
+    arriving: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+    /// Held for reading by arrivals, for writing by the collector.
+    settled: RwLock<()>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("ImageStore").field("disk", &self.disk).finish_non_exhaustive()
+    }
+}
+
+/// An image of the store, for lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Digest of its manifest.
+    pub digest: String,
+    /// Names it has.
+    pub references: Vec<String>,
+    /// Bytes of its layers as they were fetched.
+    pub bytes: u64,
+    /// How many layers it has.
+    pub layers: usize,
+}
+
+/// What a collection removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Images without a name that nobody uses.
+    pub images: u64,
+    /// Layers no image has.
+    pub layers: u64,
+}
+
+impl ImageStore {
+    /// Opens the store and removes what an earlier life left half made.
+    pub fn open(config: ImageStoreConfig) -> io::Result<ImageStore> {
+        let inner = Inner {
+            disk: Arc::new(Disk::open(&config.directory)?),
+            registries: Registries::new(config.credentials),
+            pins: Mutex::default(),
+            arriving: Mutex::default(),
+            settled: RwLock::new(()),
+        };
+        Ok(ImageStore { inner: Arc::new(inner) })
+    }
+
+    /// What a reference means now, with its layers on this disk. A tag is looked up at its registry
+    /// each time; a digest that is here already, and an image loaded from a file, are not.
+    pub async fn resolve(
+        &self,
+        reference: &str,
+        on_progress: OnProgress<'_>,
+    ) -> Result<ResolvedImage, ImageError> {
+        let parsed = parse(reference)?;
+        let whole = parsed.whole();
+        let arriving = self.inner.arriving(&whole);
+        let _one_at_a_time = arriving.lock().await;
+        let _settled = self.inner.settled.read().await;
+        if whole == hello::REFERENCE {
+            let record = hello::keep(&self.inner.disk, on_progress).await?;
+            return Ok(self.inner.resolved(reference, &parsed, &record, None));
+        }
+        if let Some(found) = self.local_parsed(reference, &parsed, true) {
+            return Ok(found);
+        }
+        let stands_in = hello::stands_in_for(parsed.registry(), parsed.repository());
+        // Somebody who follows a guide without a network should not wait for time-outs.
+        let answer_within = stands_in.then_some(HELLO_WITHIN);
+        let fetching =
+            self.inner.registries.fetch(&self.inner.disk, &parsed, answer_within, on_progress);
+        match fetching.await {
+            Ok(record) => {
+                self.inner.remember(&parsed, &record, false).await?;
+                Ok(self.inner.resolved(reference, &parsed, &record, None))
+            }
+            Err(error) if stands_in => {
+                let substitution = Substitution { asked: whole, reason: error.to_string() };
+                tracing::warn!("{substitution}");
+                let record = hello::keep(&self.inner.disk, on_progress).await?;
+                Ok(self.inner.resolved(reference, &parsed, &record, Some(substitution)))
+            }
+            Err(error @ ImageError::Unreachable { .. }) => {
+                // Better the image it was the last time than none.
+                match self.local_parsed(reference, &parsed, false) {
+                    Some(found) => {
+                        tracing::warn!(%error, reference, "using the image as it was last seen");
+                        Ok(found)
+                    }
+                    None => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An image that is on this disk, without asking anybody: by the digest of a `pinned`
+    /// reference, or by a name as it was last seen.
+    pub fn local(&self, reference: &str) -> Option<ResolvedImage> {
+        self.local_parsed(reference, &parse(reference).ok()?, false)
+    }
+
+    fn local_parsed(
+        &self,
+        reference: &str,
+        parsed: &Reference,
+        loaded_only: bool,
+    ) -> Option<ResolvedImage> {
+        let digest = match parsed.digest() {
+            Some(digest) => digest.to_owned(),
+            None => {
+                let known = self.inner.disk.reference(&parsed.whole())?;
+                if loaded_only && !known.loaded {
+                    return None;
+                }
+                known.digest
+            }
+        };
+        let record = self.inner.disk.image(&Sha256Digest::parse(&digest).ok()?)?;
+        let substitution = self.inner.substitution(parsed, &digest);
+        Some(self.inner.resolved(reference, parsed, &record, substitution))
+    }
+
+    /// Brings the images of a `docker save` archive or an OCI layout (packed or not) into the store
+    /// and answers with the names they have.
+    pub async fn load(
+        &self,
+        path: &Path,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Vec<String>, ImageError> {
+        let _settled = self.inner.settled.read().await;
+        let mut names = Vec::new();
+        for (reference, record) in archive::load(&self.inner.disk, path, on_progress).await? {
+            self.inner.remember(&reference, &record, true).await?;
+            names.push(reference.whole());
+        }
+        Ok(names)
+    }
+
+    /// The images of the store, by their first name.
+    pub fn list(&self) -> Vec<StoredImage> {
+        let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for record in self.inner.disk.references() {
+            names.entry(record.digest).or_default().push(record.reference);
+        }
+        let mut images: Vec<StoredImage> = self
+            .inner
+            .disk
+            .images()
+            .into_iter()
+            .map(|record| {
+                let mut references = names.remove(&record.digest).unwrap_or_default();
+                references.sort();
+                StoredImage {
+                    digest: record.digest,
+                    references,
+                    bytes: record.bytes,
+                    layers: record.layers.len(),
+                }
+            })
+            .collect();
+        images.sort_by(|a, b| (&a.references, &a.digest).cmp(&(&b.references, &b.digest)));
+        images
+    }
+
+    /// Forgets a name; `false` when it was not known. What it meant goes with the next collection,
+    /// unless another name or a user keeps it.
+    pub fn remove(&self, reference: &str) -> Result<bool, ImageError> {
+        let parsed = parse(reference)?;
+        self.inner
+            .disk
+            .remove_reference(&parsed.whole())
+            .map_err(ImageError::disk("forget a reference"))
+    }
+
+    /// Removes images without a name that are neither pinned nor in `keep` (digests), and layers
+    /// that no image has any more.
+    pub async fn collect(&self, keep: &[String]) -> Result<Collected, ImageError> {
+        let _settled = self.inner.settled.write().await;
+        let mut kept: BTreeSet<String> = keep.iter().cloned().collect();
+        kept.extend(self.inner.disk.references().into_iter().map(|record| record.digest));
+        kept.extend(self.inner.pinned());
+        let disk = Arc::clone(&self.inner.disk);
+        blocking(move || {
+            collect(&disk, &kept).map_err(ImageError::disk("collect what is not used"))
+        })
+        .await
+    }
+}
+
+fn collect(disk: &Disk, kept: &BTreeSet<String>) -> io::Result<Collected> {
+    let mut collected = Collected::default();
+    let mut used = BTreeSet::new();
+    for record in disk.images() {
+        if kept.contains(&record.digest) {
+            used.extend(record.layers);
+        } else if let Ok(digest) = Sha256Digest::parse(&record.digest) {
+            disk.remove_image(&digest)?;
+            collected.images += 1;
+        }
+    }
+    for layer in disk.layers() {
+        if !used.contains(layer.as_str()) {
+            disk.remove_layer(&layer)?;
+            collected.layers += 1;
+        }
+    }
+    Ok(collected)
+}
+
+impl Inner {
+    fn arriving(&self, reference: &str) -> Arc<AsyncMutex<()>> {
+        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        arriving.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(arriving.entry(reference.to_owned()).or_default())
+    }
+
+    fn resolved(
+        &self,
+        reference: &str,
+        parsed: &Reference,
+        record: &ImageRecord,
+        substitution: Option<Substitution>,
+    ) -> ResolvedImage {
+        let layers = record.layers.iter().filter_map(|layer| Sha256Digest::parse(layer).ok());
+        ResolvedImage {
+            reference: reference.to_owned(),
+            pinned: format!("{}/{}@{}", parsed.registry(), parsed.repository(), record.digest),
+            digest: record.digest.clone(),
+            config: Arc::new(record.config()),
+            layers: layers.map(|digest| self.disk.layer(&digest)).collect(),
+            substitution,
+            pin: self.pin(&record.digest),
+        }
+    }
+
+    fn pin(&self, digest: &str) -> Arc<ImagePin> {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.retain(|_, pin| pin.strong_count() > 0);
+        if let Some(pin) = pins.get(digest).and_then(Weak::upgrade) {
+            return pin;
+        }
+        let pin = Arc::new(ImagePin { digest: digest.to_owned() });
+        pins.insert(digest.to_owned(), Arc::downgrade(&pin));
+        pin
+    }
+
+    fn pinned(&self) -> Vec<String> {
+        let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.iter()
+            .filter(|(_, pin)| pin.strong_count() > 0)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// A pinned hello image with our digest was a substitution when it was pinned.
+    fn substitution(&self, parsed: &Reference, digest: &str) -> Option<Substitution> {
+        if !hello::stands_in_for(parsed.registry(), parsed.repository()) {
+            return None;
+        }
+        let ours = hello::hello().is_ok_and(|hello| hello.digest.as_str() == digest);
+        ours.then(|| Substitution {
+            asked: format!("{}/{}", parsed.registry(), parsed.repository()),
+            reason: "its registry could not be reached when it was deployed".to_owned(),
+        })
+    }
+
+    async fn remember(
+        &self,
+        reference: &Reference,
+        record: &ImageRecord,
+        loaded: bool,
+    ) -> Result<(), ImageError> {
+        if reference.digest().is_some() {
+            return Ok(());
+        }
+        let known =
+            ReferenceRecord { reference: reference.whole(), digest: record.digest.clone(), loaded };
+        let disk = Arc::clone(&self.disk);
+        blocking(move || {
+            if disk.reference(&known.reference).as_ref() == Some(&known) {
+                return Ok(());
+            }
+            disk.keep_reference(&known).map_err(ImageError::disk("record a reference"))
+        })
+        .await
+    }
+}
+
+fn parse(reference: &str) -> Result<Reference, ImageError> {
+    reference.parse().map_err(|error: oci_client::ParseError| ImageError::Reference {
+        reference: reference.to_owned(),
+        reason: error.to_string(),
+    })
+}
