@@ -288,3 +288,6 @@ fn check_target(
         problems.push(Problem::invalid(name, "urlMap", url_map, why));
     }
 }
+
+#[cfg(test)]
+mod tests;
