@@ -13,6 +13,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use model::url_map::RetryCondition;
+
 /// The scheme a client used towards the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -68,7 +70,7 @@ pub trait Headers {
 }
 
 /// Headers held as plain pairs: `explain`, URL map tests and unit tests.
-impl Headers for [(String, String)] {
+impl Headers for Vec<(String, String)> {
     fn first(&self, name: &str) -> Option<&[u8]> {
         self.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_bytes())
     }
@@ -82,13 +84,14 @@ impl Headers for [(String, String)] {
     }
 }
 
-/// The answer: send the request to a revision, or answer it here.
+/// The answer: send the request to a revision, or answer it here. Both are held in place, so that a
+/// decision which changes nothing allocates nothing.
 #[derive(Debug)]
 pub enum Decision<'p> {
     /// A revision answers.
-    Forward(Box<Forward<'p>>),
+    Forward(Forward<'p>),
     /// The balancer answers by itself.
-    Respond(Box<Respond<'p>>),
+    Respond(Respond<'p>),
 }
 
 /// Where in the URL map a decision was made; the names are Google's log labels.
@@ -204,6 +207,13 @@ pub struct HeaderEdit {
     pub add: Vec<HeaderAddition>,
 }
 
+impl HeaderAction {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.request.is_empty() && self.response.is_empty()
+    }
+}
+
 impl HeaderEdit {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
@@ -226,6 +236,13 @@ pub struct HeaderAddition {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderTemplate(pub Vec<TemplatePart>);
 
+impl HeaderTemplate {
+    /// Whether any part depends on the request.
+    pub fn has_variables(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, TemplatePart::Variable(_)))
+    }
+}
+
 /// A piece of a [`HeaderTemplate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TemplatePart {
@@ -246,38 +263,11 @@ pub struct RetryPolicy {
     pub conditions: Vec<RetryCondition>,
 }
 
-/// `retryPolicy.retryConditions[]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RetryCondition {
-    /// `5xx`: any such response, and no response at all.
-    ServerError,
-    /// `gateway-error`: 502, 503, 504.
-    GatewayError,
-    /// `connect-failure`.
-    ConnectFailure,
-    /// `retriable-4xx`: 409.
-    Retriable4xx,
-    /// `refused-stream`: the backend reset the stream with REFUSED_STREAM.
-    RefusedStream,
-    /// gRPC status `cancelled` in the response header.
-    Cancelled,
-    /// gRPC status `deadline-exceeded`.
-    DeadlineExceeded,
-    /// gRPC status `internal`.
-    Internal,
-    /// gRPC status `resource-exhausted`.
-    ResourceExhausted,
-    /// gRPC status `unavailable`.
-    Unavailable,
-}
-
 /// `corsPolicy`, the part that decorates responses; preflights are answered by the decision itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CorsPolicy {
     /// `allowOrigins`, exact.
     pub allow_origins: Vec<String>,
-    /// `allowOriginRegexes`, matched whole.
-    pub allow_origin_regexes: Vec<regex::Regex>,
     /// `allowMethods`, joined for the header.
     pub allow_methods: String,
     /// `allowHeaders`, joined for the header.
@@ -294,6 +284,5 @@ impl CorsPolicy {
     /// Whether the policy lets pages of `origin` read the response.
     pub fn allows_origin(&self, origin: &str) -> bool {
         self.allow_origins.iter().any(|allowed| allowed == "*" || allowed == origin)
-            || self.allow_origin_regexes.iter().any(|allowed| allowed.is_match(origin))
     }
 }
