@@ -83,7 +83,7 @@ fuzz:
 
 bench:
 	@scripts/packages run bench
-	bench/run
+	for part in bench/*/run; do $$part; done
 
 wire:
 	python3 crates/wire/generate/generate.py write

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
 /// How often a condition is looked at.
-const INTERVAL: Duration = Duration::from_millis(5);
+const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Looks at a condition until it gives a value; an error that names `what` once `limit` has passed.
 pub fn until<T>(

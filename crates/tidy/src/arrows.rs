@@ -65,7 +65,7 @@ pub const ROOMS: &[Room] = &[
     room("tidegate", EVERY_ROOM),
     room("tidegate-tidy", &[]),
     room("e2e", &[]),
-    room("bench", EVERY_ROOM),
+    room("bench-control-plane", &["e2e", "tidegate-model", "tidegate-plan"]),
 ];
 
 /// Complaints about the arrows in the output of `cargo metadata --no-deps`.

@@ -1,0 +1,23 @@
+//! The control plane measured from outside, and the compiler from inside; the figures go into the
+//! section of `docs/benchmarks.md` between this program's markers.
+//!
+//! Nothing here judges: a figure that misses its aim is written down as it is.
+
+mod change;
+mod compile;
+mod report;
+mod start;
+
+use anyhow::{Context, Result};
+use report::Report;
+
+fn main() -> Result<()> {
+    let path = std::env::args().nth(1).context("usage: bench-control-plane docs/benchmarks.md")?;
+    let mut report = Report::on_this_machine()?;
+    compile::measure(&mut report);
+    if !e2e::skipped_without_root("starting servers and changing what they serve") {
+        start::measure(&mut report)?;
+        change::measure(&mut report)?;
+    }
+    report.write(path.as_ref())
+}
