@@ -3,10 +3,12 @@
 //! Invariant: this is the only file that chooses a status or writes an error envelope; everyone
 //! else names a `Reason` and a sentence.
 
-use http::StatusCode;
-use serde_json::{Value, json};
-
 use crate::http::Response;
+use http::StatusCode;
+use model::{Cause, Problem, ResourceName};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use wire::WireError;
 
 /// Why a request was refused, in Google's vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +174,26 @@ impl ApiError {
         ApiError::new(Reason::AlreadyExists, format!("The resource '{resource}' already exists"))
     }
 
+    /// What a new problem of the world is to the caller whose change would add it. A reference that
+    /// leads nowhere because the change removed its target means that the target is still in use.
+    pub fn from_problem(problem: &Problem, removed: &BTreeSet<ResourceName>) -> ApiError {
+        match &problem.cause {
+            Cause::Dangling { target } if removed.contains(target) => {
+                ApiError::in_use(target, &problem.resource)
+            }
+            cause => ApiError::new(reason_of(cause), problem.to_string()),
+        }
+    }
+
+    /// `The url_map resource 'projects/…' is already being used by 'projects/…'`.
+    pub fn in_use(resource: &ResourceName, user: &ResourceName) -> ApiError {
+        let word = resource.kind.word();
+        ApiError::new(
+            Reason::InUse,
+            format!("The {word} resource '{resource}' is already being used by '{user}'"),
+        )
+    }
+
     /// The refusal as the HTTP answer in the given dialect.
     pub fn response(&self, dialect: Dialect) -> Response {
         Response::json(self.reason.status(), &json!({ "error": self.body(dialect) }))
@@ -193,5 +215,86 @@ impl ApiError {
             body.insert("details".into(), self.details.clone().into());
         }
         Value::Object(body)
+    }
+}
+
+fn reason_of(cause: &Cause) -> Reason {
+    match cause {
+        Cause::Invalid { .. } | Cause::Taken { .. } | Cause::Refused { .. } => Reason::Invalid,
+        Cause::Required => Reason::Required,
+        Cause::Dangling { .. } => Reason::NotFound,
+        Cause::InUse { .. } => Reason::InUse,
+        Cause::QuotaExceeded { .. } => Reason::QuotaExceeded,
+    }
+}
+
+impl From<WireError> for ApiError {
+    fn from(error: WireError) -> ApiError {
+        let violation = |violation: &wire::Violation| {
+            let mut entry = serde_json::Map::new();
+            if !violation.path.is_empty() {
+                entry.insert("field".into(), violation.path.clone().into());
+            }
+            entry.insert("description".into(), violation.description.clone().into());
+            Value::Object(entry)
+        };
+        let violations: Vec<Value> = error.violations.iter().map(violation).collect();
+        let details = vec![json!({
+            "@type": "type.googleapis.com/google.rpc.BadRequest",
+            "fieldViolations": violations,
+        })];
+        ApiError { reason: Reason::BadRequest, message: error.to_string(), details }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Kind;
+
+    #[test]
+    fn each_cause_becomes_googles_status_and_sentence() {
+        let user = ResourceName::regional("p", "r", Kind::BackendService, "b");
+        let target = ResourceName::regional("p", "r", Kind::NetworkEndpointGroup, "n");
+        let dangling = Problem::dangling(&user, "backends[0].group", &target);
+        let cases = [
+            (
+                Problem::required(&user, "name"),
+                400,
+                "required",
+                "Required field 'resource.name' not specified",
+            ),
+            (
+                Problem::invalid(&user, "timeoutSec", 300, "Too long."),
+                400,
+                "invalid",
+                "Invalid value for field 'resource.timeoutSec': '300'. Too long.",
+            ),
+            (
+                dangling,
+                404,
+                "notFound",
+                "The resource 'projects/p/regions/r/networkEndpointGroups/n' was not found",
+            ),
+        ];
+        for (problem, status, reason, message) in cases {
+            let body = ApiError::from_problem(&problem, &BTreeSet::new()).body(Dialect::Compute);
+            assert_eq!(body["code"], status, "{message}");
+            assert_eq!(body["errors"][0]["reason"], reason);
+            assert_eq!(body["message"], message);
+        }
+    }
+
+    #[test]
+    fn a_reference_to_what_the_change_removes_means_it_is_in_use() {
+        let user = ResourceName::regional("p", "r", Kind::BackendService, "b");
+        let target = ResourceName::regional("p", "r", Kind::NetworkEndpointGroup, "n");
+        let problem = Problem::dangling(&user, "backends[0].group", &target);
+        let error = ApiError::from_problem(&problem, &BTreeSet::from([target]));
+        assert_eq!(error.reason, Reason::InUse);
+        assert_eq!(
+            error.message,
+            "The network_endpoint_group resource 'projects/p/regions/r/networkEndpointGroups/n' is already being used by 'projects/p/regions/r/backendServices/b'"
+        );
     }
 }

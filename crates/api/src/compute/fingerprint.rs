@@ -1,0 +1,41 @@
+//! Fingerprints: what a client shows to prove it changes what it has seen.
+//!
+//! Invariant: equal contents have equal fingerprints; a fingerprint never depends on itself.
+
+use super::collection::{INTERNAL, Object};
+use crate::error::{ApiError, Reason};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+/// The length of a fingerprint before base64, in bytes.
+const FINGERPRINT_BYTES: usize = 8;
+
+/// The fingerprint of any value.
+pub(crate) fn of(value: &Value) -> String {
+    let hash = digest(&SHA256, value.to_string().as_bytes());
+    STANDARD.encode(&hash.as_ref()[..FINGERPRINT_BYTES])
+}
+
+/// The fingerprint of a resource.
+pub(crate) fn of_resource(object: &Object) -> String {
+    let mut content = object.clone();
+    for field in ["fingerprint", "labelFingerprint", "selfLink", INTERNAL] {
+        content.remove(field);
+    }
+    of(&Value::Object(content))
+}
+
+/// The fingerprint of a resource's labels, present or not.
+pub(crate) fn of_labels(object: &Object) -> String {
+    of(object.get("labels").unwrap_or(&Value::Object(Object::new())))
+}
+
+/// Refuses a fingerprint other than the current one.
+pub(crate) fn check(given: Option<&Value>, current: &str, what: &str) -> Result<(), ApiError> {
+    match given.and_then(Value::as_str) {
+        Some(given) if given == current => Ok(()),
+        _ => Err(ApiError::new(Reason::ConditionNotMet, what)),
+    }
+}

@@ -1,0 +1,100 @@
+//! One moment of the world: the documents, what they mean, and a few ways to find them.
+//!
+//! Invariant: `compiled.inventory()` is what the documents say, and `operations` lists exactly the
+//! operations among them.
+
+use super::Draft;
+use crate::convert;
+use crate::error::ApiError;
+use imbl::OrdMap;
+use model::ResourceName;
+use plan::Compiled;
+use serde_json::Value;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// One document and the revision that wrote it.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The document.
+    pub value: Arc<Value>,
+    /// The revision of its last change.
+    pub revision: u64,
+}
+
+/// Everything declared at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// The revision of the store.
+    pub revision: u64,
+    /// All documents by key. A resource's key is its relative path, `projects/…`.
+    pub documents: OrdMap<Arc<str>, Arc<Document>>,
+    /// Compute's operations in the order they were started: revision and key.
+    pub operations: OrdMap<(u64, Arc<str>), ()>,
+    /// What the documents mean.
+    pub compiled: Compiled,
+}
+
+/// The name of the resource whose document has this key; none for documents that are no resource.
+pub(crate) fn resource_of(key: &str) -> Option<ResourceName> {
+    key.starts_with("projects/").then(|| ResourceName::parse(key)).flatten()
+}
+
+/// Whether this is the key of a Compute operation.
+pub(crate) fn is_operation(key: &str) -> bool {
+    key.starts_with("projects/") && key.contains("/operations/operation-")
+}
+
+impl State {
+    /// A document by its key.
+    pub fn get(&self, key: &str) -> Option<&Arc<Value>> {
+        self.documents.get(key).map(|document| &document.value)
+    }
+
+    /// The documents whose keys start with the prefix, in the order of their keys.
+    pub fn scan<'a>(
+        &'a self,
+        prefix: &str,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Document>)> + use<'a> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let prefix = prefix.to_string();
+        let documents = self.documents.range::<_, str>(from);
+        documents.take_while(move |(key, _)| key.starts_with(&prefix))
+    }
+
+    /// The state after the draft's edits, compiled.
+    pub(crate) fn next(&self, draft: &Draft) -> Result<State, ApiError> {
+        let revision = self.revision + 1;
+        let mut documents = self.documents.clone();
+        let mut operations = self.operations.clone();
+        let mut inventory = self.compiled.inventory().clone();
+        for (key, value) in draft.edits() {
+            if let (true, Some(old)) = (is_operation(key), self.documents.get(key)) {
+                operations.remove(&(old.revision, key.clone()));
+            }
+            let name = resource_of(key);
+            match value {
+                Some(value) => {
+                    if let Some(name) = &name
+                        && let Some(resource) = convert::resource(name, value)?
+                    {
+                        inventory.insert(resource);
+                    }
+                    if is_operation(key) {
+                        operations.insert((revision, key.clone()), ());
+                    }
+                    let document = Document { value: value.clone(), revision };
+                    documents.insert(key.clone(), Arc::new(document));
+                }
+                None => {
+                    if let Some(name) = &name {
+                        inventory.remove(name);
+                    }
+                    documents.remove(key);
+                }
+            }
+        }
+        let compiled = plan::compile(&inventory, revision, &self.compiled);
+        Ok(State { revision, documents, operations, compiled })
+    }
+}
