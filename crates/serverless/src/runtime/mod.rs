@@ -46,7 +46,7 @@ pub use embedded::{EmbeddedConfig, EmbeddedRuntime, HelperProgram};
 pub use helper::{HELPER_ARGUMENT, helper_main};
 pub use spec::{
     ContainerSpec, InstanceId, InstanceSpec, Limits, Probe, ProbeAction, Probes, Volume,
-    VolumeMount, VolumeSource,
+    VolumeFile, VolumeMount, VolumeSource,
 };
 
 /// A future in a box: the traits of this module are used as objects.

@@ -17,6 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use seccompiler::BpfProgram;
 
+use super::complaints;
+
 /// Executes the user's program as libcontainer's executor.
 #[derive(Clone)]
 pub(crate) struct Program {
@@ -40,7 +42,7 @@ impl Program {
         let executed = unsafe { BorrowedFd::borrow_raw(self.executed) };
         if let Ok(pipe) = executed.try_clone_to_owned() {
             // The helper reads the reason; when it is gone there is nobody to tell.
-            let _ = File::from(pipe).write_all(reason.as_bytes());
+            let _ = File::from(pipe).write_all(format!("{reason}\n").as_bytes());
         }
         ExecutorError::Other(reason.to_owned())
     }
@@ -64,6 +66,7 @@ impl Program {
 
 impl Executor for Program {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        complaints::silence();
         for group in self.groups.iter() {
             if let Err(error) = nix::unistd::write(group, b"0") {
                 return Err(self.fail(&format!("cannot enter its control group: {error}")));
@@ -86,6 +89,8 @@ impl Executor for Program {
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        // It complains before it tells; what it tells is the better sentence.
+        complaints::silence();
         DefaultExecutor {}.validate(spec).inspect_err(|error| {
             let _ = self.fail(&error.to_string());
         })
