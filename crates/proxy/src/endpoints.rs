@@ -111,3 +111,9 @@ pub trait Endpoints: Send + Sync + 'static {
     /// proxy sets what it needs. An instance that is gone is an error of kind `NotConnected`.
     fn dial(&self, instance: InstanceId) -> Dialing;
 }
+
+impl fmt::Debug for dyn Endpoints {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Endpoints")
+    }
+}

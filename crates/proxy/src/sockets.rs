@@ -4,7 +4,7 @@
 //! whoever owns namespaces. Every worker thread has a socket of its own in one `SO_REUSEPORT` group.
 //!
 //! Closing a socket of such a group resets every connection that the kernel has completed and nobody
-//! has accepted. [`stop_new_connections`] therefore makes the socket deaf to SYNs first: a client whose
+//! has accepted. The worker therefore makes the socket deaf to SYNs first: a client whose
 //! `connect` has returned is in the accept queue and will be served, a client that is still connecting
 //! sends its SYN again and finds the rest of the group, or the refusal it should get. Then the queue is
 //! accepted until it is empty, and only then is the socket closed.
@@ -28,6 +28,12 @@ pub trait Sockets: Send + Sync + 'static {
         address: SocketAddrV4,
         count: usize,
     ) -> io::Result<Vec<TcpListener>>;
+}
+
+impl std::fmt::Debug for dyn Sockets {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Sockets")
+    }
 }
 
 /// Opens `count` listening sockets on `address` in the network namespace of the calling thread.

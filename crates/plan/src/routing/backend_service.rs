@@ -26,6 +26,8 @@ pub const SERVERLESS_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 pub struct BackendServicePlan {
     /// `projects/P/regions/R/backendServices/B`.
     pub name: ResourceName,
+    /// Its numeric id: unique for ever, what counters are kept by.
+    pub id: u64,
     /// What answers; `None` while the service has no backend.
     pub endpoints: Option<Arc<EndpointGroupPlan>>,
     /// What is logged, and how often.
@@ -114,6 +116,7 @@ pub(crate) fn compile(
     let custom = header_action::compile_custom;
     let plan = BackendServicePlan {
         name: service.name.clone(),
+        id: service.id,
         endpoints: service.backends.first().and_then(|backend| compiled(&backend.group)),
         log: service.log.clone(),
         request_headers: custom(

@@ -1,0 +1,627 @@
+//! The connection of an HTTP/1.1 client: one request after another until either side has had enough.
+//!
+//! Between requests the connection holds no buffer and its future is small; what a request needs while it
+//! waits is allocated for that request alone.
+
+use super::body::Framing;
+use super::head::{Refused, RequestFacts, Scanned, Scanner, field_room, parse_request};
+use super::wire::{BodyIn, BodyOut, Encoding, Outgoing, put_status_line};
+use crate::buffer::{Buffer, BufferPool};
+use crate::deadline::Deadline;
+use crate::endpoints::Protocol;
+use crate::fields::{Fields, RawFields, Sink, put_number};
+use crate::limits::REPLAY_BYTES_MAX;
+use crate::listening::Connection;
+use crate::record::Subject;
+use crate::relay::{Drain, Source, SourceError};
+use crate::request::{
+    Answer, Client, ClientBody, ClientOut, ClientWriter, Ending, Forwarding, Incoming, Opened,
+    OutboundHead, Reply, carry_out, open, outbound_head, wait_out,
+};
+use crate::rewrite;
+use http::HeaderMap;
+use plan::decision::RequestHead as PlanHead;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+/// How many bytes a client may still send after its last response before its connection is cut.
+const LINGER_BYTES_MAX: usize = 1 << 20;
+
+/// Serves a connection until it ends; `buffer` may hold what was already read of it.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    connection: Rc<Connection>,
+    buffer: Buffer,
+) {
+    let io = RefCell::new(stream);
+    let mut buffer = buffer;
+    let mut deadline = Deadline::default();
+    loop {
+        let head = match next_head(&connection, &io, &mut buffer, &mut deadline).await {
+            Head::Complete(length) => length,
+            Head::Refused(refused) => {
+                Box::pin(refuse(&connection, &io, &mut buffer, &mut deadline, refused)).await;
+                return;
+            }
+            Head::Ended => return,
+        };
+        let request = Box::pin(request(&connection, &io, &mut buffer, &mut deadline, head));
+        match request.await {
+            After::Next => {}
+            After::Close => {
+                buffer.release();
+                Box::pin(close(&connection, &io, &mut deadline)).await;
+                return;
+            }
+            After::Cut => return,
+        }
+    }
+}
+
+/// What comes after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Next,
+    Close,
+    Cut,
+}
+
+/// What the wait for a head ended with.
+#[derive(Debug)]
+enum Head {
+    Complete(usize),
+    Refused(Refused),
+    Ended,
+}
+
+async fn next_head<S: AsyncRead + Unpin>(
+    connection: &Connection,
+    io: &RefCell<S>,
+    buffer: &mut Buffer,
+    deadline: &mut Deadline,
+) -> Head {
+    let limits = &connection.worker.limits;
+    let mut scanner = Scanner::default();
+    let mut blank_line_seen = false;
+    // Read lazily: a head that is all there costs no look at the clock.
+    let mut first_byte_at: Option<Instant> = None;
+    let mut idle_since: Option<Instant> = None;
+    loop {
+        // An empty line in front of a request is a habit of old clients; one is overlooked.
+        if !blank_line_seen && buffer.data().starts_with(b"\r\n") {
+            blank_line_seen = true;
+            buffer.consume(2);
+        }
+        match scanner.scan(buffer.data()) {
+            Scanned::Complete(length) if length <= limits.head_bytes_max => {
+                return Head::Complete(length);
+            }
+            Scanned::Partial if buffer.data().len() <= limits.head_bytes_max => {}
+            Scanned::BareLineEnd => {
+                return Head::Refused(Refused { status: 400, reason: "bare line end in the head" });
+            }
+            _ if scanner.has_line() => {
+                return Head::Refused(Refused { status: 431, reason: "request head too large" });
+            }
+            _ => return Head::Refused(Refused { status: 414, reason: "request line too long" }),
+        }
+        let idle = buffer.is_empty();
+        let read = poll_fn(|cx| {
+            connection.handle.register(cx);
+            if let Poll::Ready(read) = buffer.poll_fill(&mut *io.borrow_mut(), cx) {
+                return Poll::Ready(read);
+            }
+            let at = if idle {
+                *idle_since.get_or_insert_with(Instant::now) + connection.patience()
+            } else {
+                *first_byte_at.get_or_insert_with(Instant::now) + limits.head_timeout
+            };
+            deadline.poll(at, cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        })
+        .await;
+        match read {
+            Ok(0) => return Head::Ended,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && !idle => {
+                return Head::Refused(Refused { status: 408, reason: "request head too slow" });
+            }
+            Err(_) => return Head::Ended,
+        }
+    }
+}
+
+/// One request, from its complete head to the end of its response.
+async fn request<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &Connection,
+    io: &RefCell<S>,
+    buffer: &mut Buffer,
+    deadline: &mut Deadline,
+    length: usize,
+) -> After {
+    let serving = connection.slot.serving();
+    let started = Instant::now();
+    let opened = {
+        let mut room = field_room();
+        let https = connection.peer.tls.is_some();
+        match parse_request(&buffer.data()[..length], &mut room, https) {
+            Ok(head) => {
+                let fields = RawFields(head.fields);
+                let incoming = incoming(connection, &head, &fields, length);
+                Ok((head.facts, head.method == "HEAD", open(connection, &serving, &incoming, started)))
+            }
+            Err(refused) => Err(refused),
+        }
+    };
+    let (facts, is_head, opened) = match opened {
+        Ok(opened) => opened,
+        Err(refused) => {
+            refuse(connection, io, buffer, deadline, refused).await;
+            return After::Cut;
+        }
+    };
+    let mut exchange = Exchange {
+        connection,
+        io,
+        buffer,
+        head_bytes: length,
+        framing: facts.framing,
+        facts,
+        is_head,
+        welcome: facts.expects_continue,
+        keep_alive: Cell::new(facts.keep_alive && !connection.is_closing()),
+    };
+    let ending = match opened {
+        Opened::Answer(answer) => Ending::Answer(answer),
+        Opened::Forward(forwarding) => {
+            carry_out(connection, &mut exchange, forwarding, deadline, started).await
+        }
+    };
+    match ending {
+        Ending::Complete { request_read } => {
+            let reusable = request_read && exchange.keep_alive.get();
+            if reusable { After::Next } else { After::Close }
+        }
+        Ending::Broken => After::Cut,
+        Ending::Answer(answer) => exchange.answer(answer, deadline).await,
+    }
+}
+
+fn incoming<'a>(
+    connection: &'a Connection,
+    head: &super::head::RequestHead<'a>,
+    fields: &'a RawFields<'a>,
+    length: usize,
+) -> Incoming<'a, RawFields<'a>> {
+    let (path, query) = match head.target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (head.target, None),
+    };
+    Incoming {
+        subject: Subject {
+            head: PlanHead {
+                method: head.method,
+                scheme: connection.peer.scheme(),
+                authority: head.authority,
+                path,
+                query,
+                headers: fields,
+                client: (*connection.peer.client.ip()).into(),
+            },
+            fields,
+            protocol: if head.facts.http11 { "HTTP/1.1" } else { "HTTP/1.0" },
+            peer: &connection.peer,
+            head_bytes: length as u64,
+        },
+        target: head.target,
+        framing: head.facts.framing,
+        upgrade: head.facts.upgrade,
+    }
+}
+
+/// One request of an HTTP/1.1 connection.
+#[derive(Debug)]
+struct Exchange<'c, S> {
+    connection: &'c Connection,
+    io: &'c RefCell<S>,
+    buffer: &'c mut Buffer,
+    /// Bytes of the head, still at the front of the buffer; 0 when they are used up.
+    head_bytes: usize,
+    /// How the rest of the body is framed.
+    framing: Framing,
+    facts: RequestFacts,
+    is_head: bool,
+    /// Whether the client still waits to be told to send its body.
+    welcome: bool,
+    keep_alive: Cell<bool>,
+}
+
+impl<S> Exchange<'_, S> {
+    fn consume_head(&mut self) {
+        self.buffer.consume(std::mem::take(&mut self.head_bytes));
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client for Exchange<'_, S> {
+    type Body<'a>
+        = RequestBody<'a, S>
+    where
+        Self: 'a;
+    type Writer<'a>
+        = Writer<'a, S>
+    where
+        Self: 'a;
+
+    fn outbound_head(&self, forwarding: &Forwarding<'_>, protocol: Protocol) -> OutboundHead {
+        let mut room = field_room();
+        let https = self.connection.peer.tls.is_some();
+        let parsed = parse_request(&self.buffer.data()[..self.head_bytes], &mut room, https);
+        match parsed {
+            Ok(head) => {
+                let fields = RawFields(head.fields);
+                let incoming = incoming(self.connection, &head, &fields, self.head_bytes);
+                outbound_head(self.connection, forwarding, &incoming, protocol)
+            }
+            // The same bytes were parsed before; an empty head makes the instance refuse.
+            Err(_) => OutboundHead::Http1(Vec::new()),
+        }
+    }
+
+    fn absorb_body(&mut self, head: &mut OutboundHead) -> bool {
+        self.consume_head();
+        let OutboundHead::Http1(bytes) = head else {
+            return self.framing == Framing::Empty;
+        };
+        match self.framing {
+            Framing::Empty => true,
+            Framing::Length(length) => {
+                let here = self.buffer.data();
+                match usize::try_from(length) {
+                    Ok(length) if length <= REPLAY_BYTES_MAX && length <= here.len() => {
+                        bytes.extend_from_slice(&here[..length]);
+                        self.buffer.consume(length);
+                        self.framing = Framing::Empty;
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            Framing::Chunked | Framing::UntilClose => false,
+        }
+    }
+
+    fn split(&mut self, framed: bool) -> (RequestBody<'_, S>, Writer<'_, S>) {
+        self.consume_head();
+        let body = RequestBody {
+            body: BodyIn::new(self.io, self.buffer, self.framing, framed),
+            framed,
+            watching: true,
+        };
+        let writer = Writer {
+            io: self.io,
+            buffers: &self.connection.worker.buffers,
+            connection: self.connection,
+            outgoing: Outgoing::default(),
+            welcome: self.welcome,
+            http11: self.facts.http11,
+            is_head: self.is_head,
+            keep_alive: &self.keep_alive,
+        };
+        (body, writer)
+    }
+}
+
+/// The body of a request, and after it the watch over the client.
+#[derive(Debug)]
+struct RequestBody<'a, S> {
+    body: BodyIn<'a, S>,
+    framed: bool,
+    watching: bool,
+}
+
+impl<S: AsyncRead + Unpin> Source for RequestBody<'_, S> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SourceError>> {
+        self.body.poll_ready(cx)
+    }
+    fn chunk(&self) -> &[u8] {
+        self.body.chunk()
+    }
+    fn consume(&mut self, count: usize) {
+        self.body.consume(count);
+    }
+    fn is_done(&self) -> bool {
+        self.body.is_done()
+    }
+    fn is_last(&self) -> bool {
+        self.body.is_last()
+    }
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.body.take_trailers()
+    }
+    fn end_passed(&self) -> bool {
+        self.body.end_passed()
+    }
+}
+
+impl<S: AsyncRead + Unpin> ClientBody for RequestBody<'_, S> {
+    fn is_framed(&self) -> bool {
+        self.framed
+    }
+
+    fn become_tunnel(&mut self) {
+        self.body.become_tunnel();
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The next request may already be arriving, or the client may have closed its sending half and
+        // still wait for the response: only a failed connection means that nobody does.
+        if self.watching && self.body.buffer.is_empty() {
+            match ready!(self.body.poll_more(cx)) {
+                Ok(_) => self.watching = false,
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// The way back to an HTTP/1.1 client.
+#[derive(Debug)]
+struct Writer<'a, S> {
+    io: &'a RefCell<S>,
+    buffers: &'a BufferPool,
+    connection: &'a Connection,
+    outgoing: Outgoing,
+    welcome: bool,
+    http11: bool,
+    is_head: bool,
+    keep_alive: &'a Cell<bool>,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> ClientWriter for Writer<'a, S> {
+    type Out = Out<'a, S>;
+
+    fn welcome(&mut self) {
+        if std::mem::take(&mut self.welcome) {
+            self.outgoing.open().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+
+    fn inform<F: Fields>(&mut self, status: u16, fields: &F) {
+        if !self.http11 {
+            return;
+        }
+        let bytes = self.outgoing.open();
+        put_status_line(bytes, status);
+        let context = rewrite::ResponseContext::default();
+        rewrite::response_fields(fields, &context, &self.connection.peer, "HTTP/1.1", bytes);
+        bytes.extend_from_slice(b"\r\n");
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.outgoing.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.outgoing.poll_send(self.io, cx))?;
+        Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn takes_framed(&self) -> bool {
+        self.http11
+    }
+
+    fn begin<F: Fields>(mut self, reply: &Reply<'_, F>) -> Out<'a, S> {
+        if self.outgoing.bytes.capacity() == 0 {
+            self.outgoing = Outgoing::new(self.buffers.text());
+        }
+        let bytes = self.outgoing.open();
+        put_status_line(bytes, reply.status);
+        let peer = &self.connection.peer;
+        rewrite::response_fields(reply.fields, &reply.context, peer, "HTTP/1.1", bytes);
+        let mut encoding = Encoding::Plain;
+        match (reply.framing, reply.length) {
+            _ if reply.upgrade => {
+                bytes.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+            }
+            (Framing::Empty, None) if !self.is_head && !matches!(reply.status, 204 | 304) => {
+                bytes.extend_from_slice(b"content-length: 0\r\n");
+            }
+            (Framing::Empty, None) => {}
+            (_, Some(length)) => put_length(bytes, length),
+            (_, None) if self.http11 => {
+                bytes.extend_from_slice(b"transfer-encoding: chunked\r\n");
+                encoding = if reply.framed { Encoding::Framed } else { Encoding::Chunked };
+            }
+            (_, None) => self.keep_alive.set(false),
+        }
+        put_connection(bytes, self.keep_alive.get(), self.http11, reply.upgrade);
+        bytes.extend_from_slice(b"\r\n");
+        Out { body: BodyOut::resume(self.io, self.outgoing, encoding), buffers: self.buffers }
+    }
+}
+
+fn put_length(bytes: &mut Vec<u8>, length: u64) {
+    bytes.extend_from_slice(b"content-length: ");
+    put_number(bytes, length);
+    bytes.extend_from_slice(b"\r\n");
+}
+
+fn put_connection(bytes: &mut Vec<u8>, keep_alive: bool, http11: bool, upgrade: bool) {
+    match (keep_alive, http11) {
+        _ if upgrade => {}
+        (true, true) => {}
+        (true, false) => bytes.extend_from_slice(b"connection: keep-alive\r\n"),
+        (false, _) => bytes.extend_from_slice(b"connection: close\r\n"),
+    }
+}
+
+/// The response's body on its way to the client.
+#[derive(Debug)]
+struct Out<'a, S> {
+    body: BodyOut<'a, S>,
+    buffers: &'a BufferPool,
+}
+
+impl<S: AsyncWrite + Unpin> Drain for Out<'_, S> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+        last: bool,
+    ) -> Poll<io::Result<usize>> {
+        self.body.poll_write(cx, data, last)
+    }
+
+    fn poll_finish(
+        &mut self,
+        cx: &mut Context<'_>,
+        trailers: &mut Option<HeaderMap>,
+        end_passed: bool,
+    ) -> Poll<io::Result<()>> {
+        self.body.poll_finish(cx, trailers, end_passed)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.body.poll_flush(cx)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> ClientOut for Out<'_, S> {
+    fn sent(&self) -> u64 {
+        self.body.sent()
+    }
+}
+
+impl<S> Drop for Out<'_, S> {
+    fn drop(&mut self) {
+        self.buffers.give_text(std::mem::take(&mut self.body.outgoing.bytes));
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
+    /// Sends a response of the balancer's own. The connection can go on only if the request has no body
+    /// left to read.
+    async fn answer(&mut self, mut answer: Answer<'_>, deadline: &mut Deadline) -> After {
+        wait_out(answer.delay).await;
+        self.consume_head();
+        let keep_alive = self.keep_alive.get() && self.framing == Framing::Empty;
+        let mut bytes = self.connection.worker.buffers.text();
+        put_answer(&mut bytes, self.connection, &answer, keep_alive, self.facts.http11);
+        if !self.is_head {
+            bytes.extend_from_slice(answer.body.as_bytes());
+        }
+        if let Some(record) = &mut answer.record {
+            record.status = answer.status;
+            record.response_bytes = bytes.len() as u64;
+        }
+        let mut outgoing = Outgoing::new(bytes);
+        let sent = send(self.connection, self.io, deadline, &mut outgoing).await;
+        self.connection.worker.buffers.give_text(outgoing.bytes);
+        match (sent, keep_alive) {
+            (Err(_), _) => After::Cut,
+            (Ok(()), true) => After::Next,
+            (Ok(()), false) => After::Close,
+        }
+    }
+}
+
+fn put_answer(
+    bytes: &mut Vec<u8>,
+    connection: &Connection,
+    answer: &Answer<'_>,
+    keep_alive: bool,
+    http11: bool,
+) {
+    put_status_line(bytes, answer.status);
+    let own = RawFields(&[]);
+    let mut list = crate::fields::FieldList::default();
+    let context = rewrite::ResponseContext { edits: answer.edits.clone(), cors: None };
+    rewrite::response_fields(&own, &context, &connection.peer, "HTTP/1.1", &mut list);
+    for (name, value) in &answer.headers {
+        bytes.put(name.as_bytes(), value.as_bytes());
+    }
+    if !answer.body.is_empty() {
+        bytes.extend_from_slice(b"content-type: text/plain\r\n");
+    }
+    bytes.extend_from_slice(b"date: ");
+    connection.worker.put_date(bytes);
+    bytes.extend_from_slice(b"\r\n");
+    for (name, value) in &list.0 {
+        bytes.put(name, value);
+    }
+    if !matches!(answer.status, 204 | 304) {
+        put_length(bytes, answer.body.len() as u64);
+    }
+    put_connection(bytes, keep_alive, http11, false);
+    bytes.extend_from_slice(b"\r\n");
+}
+
+async fn send<S: AsyncWrite + Unpin>(
+    connection: &Connection,
+    io: &RefCell<S>,
+    deadline: &mut Deadline,
+    outgoing: &mut Outgoing,
+) -> io::Result<()> {
+    let span = connection.worker.limits.stream_idle_timeout;
+    let sent = deadline.within(span, |cx| {
+        ready!(outgoing.poll_send(io, cx))?;
+        Pin::new(&mut *io.borrow_mut()).poll_flush(cx)
+    });
+    sent.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Answers what was refused before it could be decided, and closes.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &Connection,
+    io: &RefCell<S>,
+    buffer: &mut Buffer,
+    deadline: &mut Deadline,
+    refused: Refused,
+) {
+    buffer.release();
+    connection.slot.cells.requests.add(1);
+    connection.slot.cells.by_class[usize::from(refused.status / 100)].add(1);
+    tracing::debug!(status = refused.status, reason = refused.reason, "request refused");
+    let reason = http::StatusCode::from_u16(refused.status).ok().and_then(|s| s.canonical_reason());
+    let answer = Answer::text(refused.status, reason.unwrap_or(""));
+    let mut bytes = Vec::new();
+    put_answer(&mut bytes, connection, &answer, false, true);
+    bytes.extend_from_slice(answer.body.as_bytes());
+    if send(connection, io, deadline, &mut Outgoing::new(bytes)).await.is_ok() {
+        close(connection, io, deadline).await;
+    }
+}
+
+/// Ends a connection so that the client gets the last response even while it is still sending.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &Connection,
+    io: &RefCell<S>,
+    deadline: &mut Deadline,
+) {
+    let span = connection.worker.limits.linger;
+    let shutdown = deadline.within(span, |cx| Pin::new(&mut *io.borrow_mut()).poll_shutdown(cx));
+    if !matches!(shutdown.await, Ok(Ok(()))) {
+        return;
+    }
+    let mut buffer = Buffer::new(&connection.worker.buffers);
+    let mut left = LINGER_BYTES_MAX;
+    let drained = deadline.within(span, |cx| {
+        loop {
+            match ready!(buffer.poll_fill(&mut *io.borrow_mut(), cx)) {
+                Ok(count) if count > 0 && count <= left => left -= count,
+                _ => return Poll::Ready(()),
+            }
+            buffer.release();
+        }
+    });
+    let _ = drained.await;
+}

@@ -1,0 +1,335 @@
+//! Forwarding rules as one worker serves them: sockets, connections, and the plan of the moment.
+//!
+//! Invariant: a rule's sockets, its listener and the plan change together, between two requests.
+
+use crate::http1;
+use crate::http2;
+use crate::metrics::Cell64;
+use crate::peer::{Peer, TlsFacts};
+use crate::tls;
+use crate::worker::Worker;
+use plan::Plan;
+use plan::decision::{Decision, RequestHead};
+use plan::load_balancer::Listener;
+use socket2::{SockFilter, SockRef};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+/// After a socket has become deaf to SYNs, the handshakes that were under way get this long to complete.
+pub(crate) const HANDSHAKE_GRACE: Duration = Duration::from_millis(50);
+
+/// How long accepting pauses when the process has run out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener with what was prepared for it.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// What one request sees of the world.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving {
+    plan: Rc<Arc<Plan>>,
+    bound: Rc<Bound>,
+}
+
+impl std::ops::Deref for Serving {
+    type Target = Bound;
+    fn deref(&self) -> &Bound {
+        &self.bound
+    }
+}
+
+impl Serving {
+    /// The plan's answer to a request.
+    pub(crate) fn decide(&self, head: &RequestHead<'_>, dice: u64) -> Decision<'_> {
+        self.bound.listener.url_map.decide(&self.plan.fleet, head, dice)
+    }
+}
+
+/// Counts of one rule in one worker, for `status`.
+#[derive(Debug, Default)]
+pub(crate) struct RuleCells {
+    pub(crate) connections: Cell64,
+    pub(crate) connections_total: Cell64,
+    pub(crate) requests: Cell64,
+    /// Responses by the first digit of their status; 0 is none at all.
+    pub(crate) by_class: [Cell64; 6],
+}
+
+/// One forwarding rule in one worker.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    bound: RefCell<Rc<Bound>>,
+    pub(crate) cells: Arc<RuleCells>,
+    /// The rule was removed: connections end as soon as they can.
+    closing: Cell<bool>,
+    stop: Notify,
+    handles: RefCell<HashMap<u64, Rc<Handle>>>,
+    worker: Rc<Worker>,
+}
+
+impl Slot {
+    pub(crate) fn new(worker: &Rc<Worker>, bound: Bound, cells: Arc<RuleCells>) -> Rc<Slot> {
+        Rc::new(Slot {
+            bound: RefCell::new(Rc::new(bound)),
+            cells,
+            closing: Cell::new(false),
+            stop: Notify::new(),
+            handles: RefCell::default(),
+            worker: worker.clone(),
+        })
+    }
+
+    /// What a request that begins now is served from.
+    pub(crate) fn serving(&self) -> Serving {
+        Serving { plan: self.worker.plan(), bound: self.bound.borrow().clone() }
+    }
+
+    /// Serves a changed listener from now on.
+    pub(crate) fn rebind(&self, bound: Bound) {
+        *self.bound.borrow_mut() = Rc::new(bound);
+    }
+
+    /// How long an idle connection is kept.
+    fn keepalive(&self) -> Duration {
+        self.bound.borrow().listener.keepalive
+    }
+
+    /// Ends the rule: no new connections, and idle ones are closed.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+        self.stop.notify_waiters();
+        self.wake_all();
+    }
+
+    /// Lets every idle connection look again whether it should end.
+    pub(crate) fn wake_all(&self) {
+        for handle in self.handles.borrow().values() {
+            handle.wake();
+        }
+    }
+
+    /// Starts accepting on a socket of this rule.
+    pub(crate) fn listen(self: &Rc<Slot>, socket: std::net::TcpListener) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        let socket = TcpListener::from_std(socket)?;
+        let slot = self.clone();
+        tokio::task::spawn_local(async move { slot.accept_all(socket).await });
+        Ok(())
+    }
+
+    async fn accept_all(self: Rc<Slot>, socket: TcpListener) {
+        while !self.is_closing() {
+            let stopped = self.stop.notified();
+            let drained = self.worker.stop.notified();
+            if self.is_closing() {
+                break;
+            }
+            tokio::select! {
+                () = stopped => break,
+                () = drained => break,
+                accepted = self.accept(&socket) => match accepted {
+                    Ok((stream, client)) => self.serve(stream, client),
+                    // The client gave up, or descriptors have run out: neither ends the rule.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "could not accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        self.accept_the_rest(&socket).await;
+    }
+
+    async fn accept(&self, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        while self.worker.connections.get() >= self.worker.limits.connections_max {
+            self.worker.room.notified().await;
+        }
+        socket.accept().await
+    }
+
+    /// Serves every connection whose `connect` has returned, then lets the socket go. See
+    /// [`crate::sockets`] for why this loses none.
+    async fn accept_the_rest(self: &Rc<Slot>, socket: &TcpListener) {
+        if let Err(error) = SockRef::from(socket).attach_filter(&refuse_syn()) {
+            tracing::warn!(%error, "could not stop new connections before closing a socket");
+        }
+        let accept_queued = || {
+            let mut noop = Context::from_waker(Waker::noop());
+            while let Poll::Ready(Ok((stream, client))) = socket.poll_accept(&mut noop) {
+                self.serve(stream, client);
+            }
+        };
+        accept_queued();
+        tokio::time::sleep(HANDSHAKE_GRACE).await;
+        accept_queued();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.get() || self.worker.draining.get()
+    }
+
+    fn serve(self: &Rc<Slot>, stream: TcpStream, client: SocketAddr) {
+        let (SocketAddr::V4(client), Ok(SocketAddr::V4(server))) = (client, stream.local_addr())
+        else {
+            return;
+        };
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        let slot = self.clone();
+        match self.bound.borrow().tls.clone() {
+            None => {
+                let connection = Connection::new(&slot, client, server, None);
+                let buffer = crate::buffer::Buffer::new(&self.worker.buffers);
+                tokio::task::spawn_local(http1::client::serve(stream, connection, buffer));
+            }
+            Some(config) => {
+                tokio::task::spawn_local(serve_tls(slot, stream, client, server, config));
+            }
+        }
+    }
+}
+
+async fn serve_tls(
+    slot: Rc<Slot>,
+    stream: TcpStream,
+    client: SocketAddrV4,
+    server: SocketAddrV4,
+    config: Arc<rustls::ServerConfig>,
+) {
+    let limit = slot.worker.limits.handshake_timeout;
+    // Counted as a connection from its first byte on, not only once the handshake is done.
+    let early = Connection::new(&slot, client, server, None);
+    let accepting = tokio_rustls::TlsAcceptor::from(config).accept(stream);
+    let Ok(Ok(stream)) = Box::pin(tokio::time::timeout(limit, accepting)).await else { return };
+    let (facts, http2) = tls::facts(stream.get_ref().1);
+    drop(early);
+    let connection = Connection::new(&slot, client, server, Some(facts));
+    // The future of the handshake is gone by the time the connection is idle.
+    if http2 {
+        tokio::task::spawn_local(http2::client::serve(stream, connection));
+    } else {
+        let buffer = crate::buffer::Buffer::new(&slot.worker.buffers);
+        tokio::task::spawn_local(http1::client::serve(stream, connection, buffer));
+    }
+}
+
+/// A classic BPF program for a listening socket: segments that only ask for a new connection are dropped
+/// (bit SYN without bit ACK in byte 13 of the TCP header), everything else passes.
+fn refuse_syn() -> [SockFilter; 5] {
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, 0x12),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, 0x02),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
+}
+
+/// The way to wake an idle connection.
+#[derive(Debug, Default)]
+pub(crate) struct Handle {
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Handle {
+    /// Remembers the connection's task, once.
+    pub(crate) fn register(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if waker.is_none() {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) slot: Rc<Slot>,
+    pub(crate) peer: Rc<Peer>,
+    pub(crate) handle: Rc<Handle>,
+    key: u64,
+    used: Cell<bool>,
+}
+
+impl Connection {
+    fn new(
+        slot: &Rc<Slot>,
+        client: SocketAddrV4,
+        server: SocketAddrV4,
+        tls: Option<TlsFacts>,
+    ) -> Rc<Connection> {
+        let worker = &slot.worker;
+        worker.connections.set(worker.connections.get() + 1);
+        slot.cells.connections.add(1);
+        slot.cells.connections_total.add(1);
+        let handle = Rc::new(Handle::default());
+        let key = worker.next_key();
+        slot.handles.borrow_mut().insert(key, handle.clone());
+        Rc::new(Connection {
+            worker: worker.clone(),
+            slot: slot.clone(),
+            peer: Peer::new(client, server, tls),
+            handle,
+            key,
+            used: Cell::new(false),
+        })
+    }
+
+    /// Whether the connection should end as soon as nothing is under way on it.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.slot.is_closing()
+    }
+
+    /// A request has been read from it.
+    pub(crate) fn mark_used(&self) {
+        self.used.set(true);
+    }
+
+    /// How long it may be idle. One that is to end goes at once, unless its first request may still be on
+    /// its way: then the client connected in good faith and is served.
+    pub(crate) fn patience(&self) -> Duration {
+        match (self.is_closing(), self.used.get()) {
+            (false, _) => self.slot.keepalive(),
+            (true, false) => self.worker.limits.linger,
+            (true, true) => Duration::ZERO,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let worker = &self.worker;
+        worker.connections.set(worker.connections.get() - 1);
+        worker.room.notify_one();
+        self.slot.cells.connections.subtract(1);
+        self.slot.handles.borrow_mut().remove(&self.key);
+        if std::thread::panicking() {
+            worker.registry.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}

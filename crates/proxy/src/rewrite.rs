@@ -1,0 +1,364 @@
+//! The header work of the balancer: what is dropped, what is added, and the edits of the URL map.
+//!
+//! The same rules serve HTTP/1.1 and HTTP/2 on either side. What concerns one connection only never
+//! passes; what the balancer states about a request cannot be claimed by a client.
+
+use crate::fields::{ConnectionOptions, FieldList, Fields, Meaning, Sink, list_holds, meaning};
+use crate::peer::Peer;
+use plan::decision::{CorsPolicy, HeaderEdit, HeaderTemplate, TemplatePart};
+use smallvec::SmallVec;
+use std::fmt::Write;
+
+/// How the balancer calls itself in `Via`.
+pub(crate) const VIA: &[u8] = b"1.1 google";
+
+/// Edits in the order in which they apply.
+pub(crate) type Edits<'p> = SmallVec<[&'p HeaderEdit; 5]>;
+
+/// Ids of one request in Google's and in the W3C's trace headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trace {
+    pub(crate) trace: u128,
+    pub(crate) span: u64,
+}
+
+/// What is added to a request on its way to an instance.
+#[derive(Debug)]
+pub(crate) struct RequestContext<'a> {
+    pub(crate) peer: &'a Peer,
+    /// The protocol the client used, such as `HTTP/1.1`.
+    pub(crate) protocol: &'static str,
+    /// Used when the client brings no trace.
+    pub(crate) fresh_trace: Trace,
+    /// The path the client sent, when another one is sent on.
+    pub(crate) original_path: Option<&'a str>,
+    pub(crate) edits: Edits<'a>,
+    /// Whether the request goes to a backend that understands `te: trailers`.
+    pub(crate) http2: bool,
+}
+
+/// Writes the fields of a request to an instance, all but `Host` and those that frame the body.
+pub(crate) fn request_fields<F: Fields, S: Sink>(
+    fields: &F,
+    context: &RequestContext<'_>,
+    sink: &mut S,
+) {
+    if context.edits.iter().all(|edit| edit.is_empty()) {
+        return standard_request_fields(fields, context, sink);
+    }
+    let mut list = FieldList::default();
+    standard_request_fields(fields, context, &mut list);
+    edit(&mut list, &context.edits, context.peer, context.protocol);
+    for (name, value) in &list.0 {
+        sink.put(name, value);
+    }
+}
+
+fn standard_request_fields<F: Fields, S: Sink>(
+    fields: &F,
+    context: &RequestContext<'_>,
+    sink: &mut S,
+) {
+    let options = ConnectionOptions::of(fields);
+    let mut forwarded: SmallVec<[&[u8]; 2]> = SmallVec::new();
+    let mut traceparent = None;
+    let mut cloud_trace = None;
+    let mut trailers_welcome = false;
+    fields.for_each(|name, value| match meaning(name) {
+        Meaning::Plain | Meaning::Via if !options.nominates(name) => sink.put(name, value),
+        Meaning::ForwardedFor if !options.nominates(name) => forwarded.push(value),
+        Meaning::Trace if name.len() == 11 => traceparent = traceparent.or(Some(value)),
+        Meaning::Trace => cloud_trace = cloud_trace.or(Some(value)),
+        Meaning::Te => trailers_welcome |= list_holds(value, "trailers"),
+        _ => {}
+    });
+    let peer = context.peer;
+    if forwarded.is_empty() {
+        sink.put(b"x-forwarded-for", peer.forwarded.as_bytes());
+    } else {
+        forwarded.push(peer.forwarded.as_bytes());
+        sink.put(b"x-forwarded-for", &forwarded.join(&b","[..]));
+    }
+    sink.put(b"x-forwarded-proto", peer.scheme().as_str().as_bytes());
+    sink.put(b"via", VIA);
+    put_trace(traceparent, cloud_trace, context.fresh_trace, sink);
+    if let Some(path) = context.original_path {
+        sink.put(b"x-envoy-original-path", path.as_bytes());
+    }
+    if context.http2 && trailers_welcome {
+        sink.put(b"te", b"trailers");
+    }
+}
+
+/// Passes a client's trace on in both spellings, or begins one.
+fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, fresh: Trace, sink: &mut S) {
+    let mut text = String::with_capacity(64);
+    let known = w3c.and_then(parse_traceparent).or_else(|| cloud.and_then(parse_cloud_trace));
+    let trace = known.unwrap_or(fresh);
+    match (w3c, known) {
+        (Some(value), Some(_)) => sink.put(b"traceparent", value),
+        _ => {
+            let written = write!(text, "00-{:032x}-{:016x}-00", trace.trace, trace.span);
+            if written.is_ok() {
+                sink.put(b"traceparent", text.as_bytes());
+            }
+        }
+    }
+    match (cloud, known) {
+        (Some(value), Some(_)) => sink.put(b"x-cloud-trace-context", value),
+        _ => {
+            text.clear();
+            if write!(text, "{:032x}/{}", trace.trace, trace.span).is_ok() {
+                sink.put(b"x-cloud-trace-context", text.as_bytes());
+            }
+        }
+    }
+}
+
+fn parse_traceparent(value: &[u8]) -> Option<Trace> {
+    let text = std::str::from_utf8(value).ok()?;
+    let mut parts = text.split('-');
+    let (version, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
+    if version.len() != 2 || trace.len() != 32 || span.len() != 16 || parts.next()?.len() != 2 {
+        return None;
+    }
+    let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace != 0)?;
+    Some(Trace { trace, span: u64::from_str_radix(span, 16).ok()? })
+}
+
+fn parse_cloud_trace(value: &[u8]) -> Option<Trace> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (trace, rest) = text.split_once('/')?;
+    let span = rest.split(';').next()?;
+    if trace.len() != 32 {
+        return None;
+    }
+    let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace != 0)?;
+    Some(Trace { trace, span: span.parse().ok()? })
+}
+
+/// How often our own name stands in the `Via` fields.
+pub(crate) fn hops_through_us(fields: &impl Fields) -> usize {
+    let mut hops = 0;
+    fields.for_each(|name, value| {
+        if name.len() == 3 && name.eq_ignore_ascii_case(b"via") {
+            hops += value.split(|byte| *byte == b',').filter(|via| via.trim_ascii() == VIA).count();
+        }
+    });
+    hops
+}
+
+/// What is added to a response on its way to the client.
+#[derive(Debug, Default)]
+pub(crate) struct ResponseContext<'a> {
+    pub(crate) edits: Edits<'a>,
+    /// The CORS policy, and the origin of the request, which it allows.
+    pub(crate) cors: Option<(&'a CorsPolicy, String)>,
+}
+
+impl ResponseContext<'_> {
+    fn is_plain(&self) -> bool {
+        self.cors.is_none() && self.edits.iter().all(|edit| edit.is_empty())
+    }
+}
+
+/// Writes the fields of a response to a client, all but those that frame the body.
+pub(crate) fn response_fields<F: Fields, S: Sink>(
+    fields: &F,
+    context: &ResponseContext<'_>,
+    peer: &Peer,
+    protocol: &str,
+    sink: &mut S,
+) {
+    if context.is_plain() {
+        return standard_response_fields(fields, sink);
+    }
+    let mut list = FieldList::default();
+    standard_response_fields(fields, &mut list);
+    if let Some((policy, origin)) = &context.cors {
+        allow_origin(policy, origin, &mut list);
+    }
+    edit(&mut list, &context.edits, peer, protocol);
+    for (name, value) in &list.0 {
+        sink.put(name, value);
+    }
+}
+
+fn standard_response_fields<F: Fields, S: Sink>(fields: &F, sink: &mut S) {
+    let options = ConnectionOptions::of(fields);
+    fields.for_each(|name, value| {
+        if !concerns_framing(name) && !options.nominates(name) {
+            sink.put(name, value);
+        }
+    });
+    sink.put(b"via", VIA);
+}
+
+/// Fields of a response that speak about one connection or one encoding of the body.
+fn concerns_framing(name: &[u8]) -> bool {
+    matches!(
+        meaning(name),
+        Meaning::HopByHop
+            | Meaning::Connection
+            | Meaning::ContentLength
+            | Meaning::TransferEncoding
+            | Meaning::Te
+            | Meaning::Upgrade
+    )
+}
+
+fn allow_origin(policy: &CorsPolicy, origin: &str, list: &mut FieldList) {
+    let mut set = |name: &[u8], value: &[u8]| {
+        list.remove(name);
+        list.put(name, value);
+    };
+    set(b"access-control-allow-origin", origin.as_bytes());
+    if policy.allow_credentials {
+        set(b"access-control-allow-credentials", b"true");
+    }
+    if !policy.expose_headers.is_empty() {
+        set(b"access-control-expose-headers", policy.expose_headers.as_bytes());
+    }
+}
+
+/// Applies edits. Framing and routing are not theirs to change.
+fn edit(list: &mut FieldList, edits: &[&HeaderEdit], peer: &Peer, protocol: &str) {
+    let untouchable = |name: &str| {
+        concerns_framing(name.as_bytes())
+            || matches!(meaning(name.as_bytes()), Meaning::Host | Meaning::Expect)
+    };
+    for edit in edits {
+        for name in edit.remove.iter().filter(|name| !untouchable(name)) {
+            list.remove(name.as_bytes());
+        }
+        for addition in edit.add.iter().filter(|addition| !untouchable(&addition.name)) {
+            if addition.replace {
+                list.remove(addition.name.as_bytes());
+            }
+            let value = expand(&addition.value, peer, protocol);
+            list.put(addition.name.as_bytes(), &value);
+        }
+    }
+}
+
+/// The value of a template; a byte that no field value may hold becomes a space.
+fn expand(template: &HeaderTemplate, peer: &Peer, protocol: &str) -> Vec<u8> {
+    let mut value = Vec::new();
+    for part in &template.0 {
+        match part {
+            TemplatePart::Literal(text) => value.extend_from_slice(text.as_bytes()),
+            TemplatePart::Variable(name) => peer.append_variable(name, protocol, &mut value),
+        }
+    }
+    for byte in &mut value {
+        if (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f {
+            *byte = b' ';
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fields::RawFields;
+    use plan::decision::HeaderAddition;
+
+    const TRACE: Trace = Trace { trace: 0xabc, span: 7 };
+
+    fn rewritten(head: &str, edits: &[&HeaderEdit]) -> String {
+        let mut room = [httparse::EMPTY_HEADER; 16];
+        let (_, fields) = httparse::parse_headers(head.as_bytes(), &mut room).unwrap().unwrap();
+        let client = "10.0.0.9:5000".parse().unwrap();
+        let peer = Peer::new(client, "10.0.0.1:80".parse().unwrap(), None);
+        let context = RequestContext {
+            peer: &peer,
+            protocol: "HTTP/1.1",
+            fresh_trace: TRACE,
+            original_path: None,
+            edits: edits.into(),
+            http2: false,
+        };
+        let mut out = Vec::new();
+        request_fields(&RawFields(fields), &context, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let ours = text.find("x-forwarded-proto: http\r\nvia: 1.1 google\r\n").unwrap();
+        text[..ours].to_owned()
+    }
+
+    #[test]
+    fn names_are_lower_cased_and_hops_end_here() {
+        let head = "Accept: A\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\nKeep-Alive: 3\r\nTE: trailers\r\n\
+                    Proxy-Connection: x\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\nx-forwarded-proto: https\r\n\r\n";
+        assert_eq!(rewritten(head, &[]), "accept: A\r\nx-forwarded-for: 10.0.0.9,10.0.0.1\r\n");
+    }
+
+    #[test]
+    fn the_chain_of_addresses_grows_by_two() {
+        let head = "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\n\r\n";
+        assert_eq!(
+            rewritten(head, &[]),
+            "x-forwarded-for: 1.1.1.1,2.2.2.2,10.0.0.9,10.0.0.1\r\n"
+        );
+    }
+
+    #[test]
+    fn a_nominated_chain_cannot_hide_the_client() {
+        let head = "Connection: x-forwarded-for\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n";
+        assert_eq!(rewritten(head, &[]), "x-forwarded-for: 10.0.0.9,10.0.0.1\r\n");
+    }
+
+    #[test]
+    fn edits_remove_then_add_and_never_touch_framing() {
+        let add = |name: &str, value: &str, replace| HeaderAddition {
+            name: name.into(),
+            value: HeaderTemplate(vec![
+                TemplatePart::Literal(value.into()),
+                TemplatePart::Variable("client_port".into()),
+                TemplatePart::Variable("client_city".into()),
+            ]),
+            replace,
+        };
+        let edits = HeaderEdit {
+            remove: vec!["a".into(), "host".into()],
+            add: vec![add("b", "p=", true), add("c", "x", false), add("content-length", "1", true)],
+        };
+        let head = "A: 1\r\nB: 2\r\nc: 3\r\n\r\n";
+        let mut text = rewritten(head, &[&edits]);
+        assert_eq!(text, "c: 3\r\nx-forwarded-for: 10.0.0.9,10.0.0.1\r\n");
+        text.clear();
+    }
+
+    #[test]
+    fn our_name_in_via_is_counted() {
+        let fields = [httparse::Header { name: "VIA", value: b"1.1 google, 1.1 x ,1.1 google" }];
+        assert_eq!(hops_through_us(&RawFields(&fields)), 2);
+    }
+
+    #[test]
+    fn a_trace_is_passed_on_or_begun() {
+        let traced = |w3c: Option<&str>, cloud: Option<&str>| {
+            let mut out = Vec::new();
+            put_trace(w3c.map(str::as_bytes), cloud.map(str::as_bytes), TRACE, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let id = "0123456789abcdef0123456789abcdef";
+        assert_eq!(
+            traced(None, None),
+            format!(
+                "traceparent: 00-{0:032x}-{1:016x}-00\r\nx-cloud-trace-context: {0:032x}/{1}\r\n",
+                TRACE.trace, TRACE.span
+            )
+        );
+        let w3c = format!("00-{id}-00000000000000ff-01");
+        assert_eq!(
+            traced(Some(&w3c), None),
+            format!("traceparent: {w3c}\r\nx-cloud-trace-context: {id}/255\r\n")
+        );
+        let cloud = format!("{id}/16;o=1");
+        assert_eq!(
+            traced(None, Some(&cloud)),
+            format!("traceparent: 00-{id}-0000000000000010-00\r\nx-cloud-trace-context: {cloud}\r\n")
+        );
+    }
+}
