@@ -1,0 +1,116 @@
+//! The two slow things: making images ready, and starting an instance. Each runs in a task of its
+//! own and ends in one event.
+//!
+//! Invariant: nothing here changes the keeper's state.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use model::Name;
+use model::run::Outcome;
+use plan::fleet::RevisionPlan;
+
+use super::specs::{Images, container_name, instance_spec};
+use super::{FleetOptions, ImageFailure, ImageSource};
+use crate::logs::{Origin, Severity};
+use crate::runtime::InstanceId;
+use crate::runtime::launch::{LiveInstance, StartFailure, launch};
+
+/// Log lines of a failed start that go into its message.
+const LOG_LINES_IN_MESSAGE: usize = 10;
+
+/// Why an instance could not be started.
+#[derive(Clone, Debug)]
+pub(crate) struct LaunchFailure {
+    /// Cloud Run's word.
+    pub(crate) reason: &'static str,
+    /// What the user is told, with the last lines of the log.
+    pub(crate) message: String,
+    /// One line for logs and status.
+    pub(crate) summary: String,
+}
+
+/// The images of all containers of a revision. What its outcome pinned stays pinned.
+pub(crate) async fn resolve_images(
+    images: &dyn ImageSource,
+    revision: &RevisionPlan,
+) -> Result<Images, ImageFailure> {
+    let pinned = revision.declared.outcome.as_ref();
+    let mut resolved = Images::new();
+    for container in &revision.declared.containers {
+        let digest = pinned.and_then(|outcome| {
+            let mut digests = outcome.image_digests.iter();
+            digests.find(|(name, _)| *name == container.name).map(|(_, digest)| digest.as_str())
+        });
+        let image = images.resolve(&container.image, digest).await?;
+        resolved.insert(container_name(revision, container), image);
+    }
+    Ok(resolved)
+}
+
+/// Starts one instance and waits until it may take requests.
+pub(crate) async fn launch_instance(
+    options: &FleetOptions,
+    revision: &RevisionPlan,
+    id: InstanceId,
+    images: &Images,
+) -> Result<LiveInstance, LaunchFailure> {
+    let spec = instance_spec(revision, id.clone(), images, &*options.secrets);
+    let spec = spec.map_err(|message| LaunchFailure {
+        reason: "SecretsAccessCheckFailed",
+        summary: message.clone(),
+        message,
+    })?;
+    options.logs.register(&id, revision);
+    let launched = launch(&*options.runtime, Arc::new(spec)).await;
+    launched.map_err(|failure| {
+        options.logs.unregister(&id);
+        let origin = Origin::of(revision, id.as_str());
+        options.logs.system(origin, Severity::Error, failure.detail.clone(), SystemTime::now());
+        described(failure)
+    })
+}
+
+fn described(failure: StartFailure) -> LaunchFailure {
+    let StartFailure { mut message, detail, log_tail, host_fault, .. } = failure;
+    if !detail.is_empty() && detail != message {
+        message = format!("{message}\n\n{detail}");
+    }
+    let first = log_tail.len().saturating_sub(LOG_LINES_IN_MESSAGE);
+    let lines: Vec<&str> = log_tail[first..].iter().map(|line| line.text.as_str()).collect();
+    if !lines.is_empty() {
+        message = format!("{message}\n\nThe last lines of its log:\n{}", lines.join("\n"));
+    }
+    let reason = if host_fault { "InternalError" } else { "HealthCheckContainerError" };
+    LaunchFailure { reason, message, summary: detail }
+}
+
+/// The outcome of a revision whose first instance came up.
+pub(crate) fn ready_outcome(revision: &RevisionPlan, images: &Images) -> Outcome {
+    Outcome {
+        ready: true,
+        reason: String::new(),
+        message: String::new(),
+        image_digests: digests(revision, images),
+    }
+}
+
+/// The outcome of a revision whose first instance did not.
+pub(crate) fn failed_outcome(
+    revision: &RevisionPlan,
+    images: &Images,
+    reason: &str,
+    message: String,
+) -> Outcome {
+    let image_digests = digests(revision, images);
+    Outcome { ready: false, reason: reason.to_owned(), message, image_digests }
+}
+
+fn digests(revision: &RevisionPlan, images: &Images) -> Vec<(Name, String)> {
+    let containers = revision.declared.containers.iter();
+    let digest = |container: &model::run::Container| {
+        let image = images.get(&container_name(revision, container))?;
+        Some((container.name.clone(), image.digest.clone()))
+    };
+    containers.filter_map(digest).collect()
+}
