@@ -349,8 +349,13 @@ fn tolerate(result: nix::Result<()>) -> io::Result<()> {
 }
 
 fn owner(header: &Header) -> io::Result<(Uid, Gid)> {
+    // A field that was left blank is root's, as other programs read it.
+    let blank = |field: &[u8; 8]| field.iter().all(|byte| matches!(byte, 0 | b' '));
     let number = |value: u64| u32::try_from(value).map_err(|_| invalid("an owner out of range"));
-    Ok((Uid::from_raw(number(header.uid()?)?), Gid::from_raw(number(header.gid()?)?)))
+    let old = header.as_old();
+    let user = if blank(&old.uid) { 0 } else { number(header.uid()?)? };
+    let group = if blank(&old.gid) { 0 } else { number(header.gid()?)? };
+    Ok((Uid::from_raw(user), Gid::from_raw(group)))
 }
 
 fn permissions(header: &Header) -> io::Result<u32> {
