@@ -9,7 +9,7 @@ use crate::Api;
 use crate::error::{ApiError, Reason};
 use crate::query::Query;
 use crate::world::{Draft, State};
-use model::{Kind, Resource, ResourceName};
+use model::{Kind, Location, Resource, ResourceName};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use wire::{Message, Schema};
@@ -147,6 +147,8 @@ pub(crate) struct Question<'a> {
     pub(crate) view: View<'a>,
     pub(crate) verb: &'a str,
     pub(crate) base: Base<'a>,
+    /// Where the method is asked.
+    pub(crate) location: &'a Location,
     /// The resource asked about and its document, when the method is about one.
     pub(crate) subject: Option<(&'a ResourceName, &'a Arc<Value>)>,
     pub(crate) query: &'a Query,

@@ -200,6 +200,7 @@ fn ask(call: &Call<'_>, collection: &dyn Collection) -> Result<Value, ApiError> 
         view: View { api: call.api, state: &state },
         verb: call.matched.verb,
         base: call.base(),
+        location: &call.location,
         subject: subject.as_ref().map(|(name, document)| (name, *document)),
         query: &call.query,
         body,

@@ -6,6 +6,7 @@
 pub mod body;
 pub mod catalog;
 pub mod link;
+pub mod url_maps;
 
 mod addresses;
 mod backend_services;
@@ -26,6 +27,7 @@ mod names;
 mod networks;
 pub(crate) mod operations;
 pub(crate) mod projects;
+mod region_url_maps;
 mod regions;
 mod route;
 mod routes;
@@ -65,6 +67,7 @@ static COLLECTIONS: &[&dyn Collection] = &[
     &subnetworks::Subnetworks,
     &target_http_proxies::TargetHttpProxies,
     &target_https_proxies::TargetHttpsProxies,
+    &region_url_maps::UrlMaps,
 ];
 
 /// Collections that a client may list and that stay empty here: the discovery document's resource, the

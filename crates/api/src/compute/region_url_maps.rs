@@ -1,6 +1,6 @@
 //! Regional URL maps as a collection; what stands in them is read in `url_maps`.
 
-use super::collection::{Collection, Edit, Question};
+use super::collection::{Collection, Edit, Object, Question, View};
 use super::link::Link;
 use super::url_maps;
 use crate::error::ApiError;
@@ -58,6 +58,12 @@ impl Collection for UrlMaps {
     fn complete(&self, edit: &mut Edit<'_>) -> Result<(), ApiError> {
         let _ = edit;
         Ok(())
+    }
+
+    fn present(&self, _view: &View<'_>, name: &ResourceName, object: &mut Object) {
+        if let Some(status) = url_maps::status(name, &Value::Object(object.clone())) {
+            object.insert("status".into(), status);
+        }
     }
 
     fn answer(&self, question: &Question<'_>) -> Result<Value, ApiError> {

@@ -152,6 +152,18 @@ pub fn validate(map: &Arc<UrlMap>, inventory: &Inventory) -> (Vec<Problem>, Vec<
     (dangling.chain(found).collect(), evaluate(map))
 }
 
+/// What a map counts for against its quota: one unit for each host, path and condition.
+pub fn quota_units(map: &UrlMap) -> usize {
+    let hosts = map.host_rules.iter().map(|rule| rule.hosts.len());
+    let rules = map.path_matchers.iter().map(|matcher| {
+        let paths = matcher.path_rules.iter().map(|rule| rule.paths.len());
+        let matches = matcher.route_rules.iter().flat_map(|rule| &rule.match_rules);
+        let conditions = matches.map(|m| 1 + m.headers.len() + m.query_parameters.len());
+        paths.chain(conditions).sum::<usize>()
+    });
+    hosts.chain(rules).sum()
+}
+
 fn changed<T: PartialEq>(before: &Collection<T>, after: &Collection<T>) -> OrdSet<ResourceName> {
     let name = |item: DiffItem<'_, '_, ResourceName, Arc<T>>| match item {
         DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name.clone(),
