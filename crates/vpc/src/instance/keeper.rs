@@ -343,7 +343,7 @@ fn route_to(plan: &InstancePlan, link: u32) -> WantedRoute {
 }
 
 /// Makes the link between an instance and its network, with addresses and routes at both ends.
-fn attach(link: &str, order: &Order, own: &Namespace) -> Result<(), VpcError> {
+pub(crate) fn attach(link: &str, order: &Order, own: &Namespace) -> Result<(), VpcError> {
     let plan = &order.plan;
     let outside = || {
         links::run(async |links| {

@@ -11,6 +11,8 @@ mod process;
 
 pub(crate) use folder::Folder;
 pub use helper::helper_main;
+#[cfg(test)]
+pub(crate) use keeper::attach;
 pub(crate) use keeper::{Keeper, Order, Wanted};
 
 /// Reads what the instance of a folder wrote to its serial port.

@@ -1,6 +1,5 @@
 //! A small world on the real host: a data directory, the networks declared in it, and a key to log in.
 
-use model::address::AddressType;
 use model::firewall::{Direction, Firewall, Protocol, Traffic};
 use model::forwarding_rule::ForwardingRule;
 use model::instance::{Instance, NetworkInterface};
@@ -23,7 +22,9 @@ const PROBE_LIMIT: Duration = Duration::from_millis(700);
 
 /// The world of one test.
 pub(crate) struct World {
-    pub(crate) data_dir: tempfile::TempDir,
+    pub(crate) data_dir: PathBuf,
+    /// Removed with the world; absent in a world that plays a server of another process.
+    _temporary: Option<tempfile::TempDir>,
     pub(crate) inventory: Inventory,
     pub(crate) vpc: Vpc,
     networks: Networks,
@@ -48,8 +49,16 @@ fn subnet(name: &str) -> ResourceName {
 impl World {
     /// A network `n` with a subnet, a proxy-only subnet, and the address 10.1.2.99 of a forwarding rule.
     pub(crate) fn new() -> World {
-        let data_dir = tempfile::tempdir().expect("a temporary folder");
-        let vpc = Vpc::open(data_dir.path()).expect("a data directory");
+        let temporary = tempfile::tempdir().expect("a temporary folder");
+        let mut world = World::at(temporary.path());
+        world._temporary = Some(temporary);
+        world
+    }
+
+    /// The same world in a given data directory.
+    pub(crate) fn at(data_dir: &Path) -> World {
+        let data_dir = data_dir.to_owned();
+        let vpc = Vpc::open(&data_dir).expect("a data directory");
         let mut inventory = Inventory::default();
         inventory.insert(Resource::Network(Arc::new(Network {
             name: network("n"),
@@ -75,7 +84,7 @@ impl World {
             })));
         }
         let networks = Networks::default();
-        let mut world = World { data_dir, inventory, vpc, networks };
+        let mut world = World { data_dir, _temporary: None, inventory, vpc, networks };
         world.frontend("fr", "10.1.2.99");
         world
     }
@@ -94,7 +103,6 @@ impl World {
             allow_global_access: false,
             service_label: None,
         })));
-        assert_eq!(AddressType::default(), AddressType::External);
     }
 
     pub(crate) fn vm(&mut self, name: &str, id: u64, ip: &str, tags: &[&str]) {
@@ -208,7 +216,7 @@ impl World {
 
     /// A key pair of the test; the public half as metadata for `user`.
     pub(crate) fn new_key(&self, user: &str) -> (PathBuf, String) {
-        let path = self.data_dir.path().join(format!("{user}.key"));
+        let path = self.data_dir.join(format!("{user}.key"));
         let arguments = ["-q", "-t", "ed25519", "-N", "", "-f"];
         let made = Command::new("ssh-keygen").args(arguments).arg(&path).status();
         assert!(made.expect("ssh-keygen runs").success());
@@ -218,17 +226,32 @@ impl World {
 
     /// Opens the data directory again, as the next server would; the old server is gone without a word.
     pub(crate) fn reopen(&mut self) {
-        self.vpc = Vpc::open(self.data_dir.path()).expect("a data directory");
+        self.vpc = Vpc::open(&self.data_dir).expect("a data directory");
         self.networks = Networks::default();
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        for error in self.vpc.down() {
-            eprintln!("down: {error:?}");
+        if self._temporary.is_some() {
+            let failures = self.vpc.down();
+            assert!(failures.is_empty() || std::thread::panicking(), "{failures:?}");
         }
     }
+}
+
+/// Processes that see anything of the data directory mounted: instances, and everybody while a
+/// namespace is pinned.
+pub(crate) fn traces(data_dir: &Path) -> Vec<String> {
+    let data_dir = data_dir.to_str().expect("a path in UTF-8");
+    let processes = fs::read_dir("/proc").expect("processes").flatten();
+    let sees = |path: PathBuf| {
+        let mounts = fs::read_to_string(path.join("mountinfo")).unwrap_or_default();
+        mounts.contains(data_dir).then(|| path.display().to_string())
+    };
+    let is_process = |name: &str| name.bytes().all(|b| b.is_ascii_digit());
+    let paths = processes.filter(|entry| entry.file_name().to_str().is_some_and(is_process));
+    paths.filter_map(|entry| sees(entry.path())).collect()
 }
 
 pub(crate) fn firewall(name: &str) -> ResourceName {

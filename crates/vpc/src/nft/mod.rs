@@ -178,3 +178,6 @@ pub(crate) fn replace(ruleset: &str) -> Result<(), VpcError> {
 pub(crate) fn remove() -> Result<(), VpcError> {
     replace(&format!("table {TABLE}\ndelete table {TABLE}\n"))
 }
+
+#[cfg(test)]
+mod tests;
