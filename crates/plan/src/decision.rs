@@ -116,6 +116,8 @@ pub struct Forward<'p> {
     pub service: &'p Arc<ServicePlan>,
     /// The revision the service's traffic settings chose.
     pub revision: &'p Arc<RevisionPlan>,
+    /// Whether a tag chose the revision, rather than the traffic settings.
+    pub is_tagged: bool,
     /// The `Host` to send instead of the client's (`urlRewrite.hostRewrite`).
     pub authority: Option<&'p str>,
     /// The path and query to send instead of the client's, when a rewrite applies. The client's path is
@@ -131,6 +133,19 @@ pub struct Forward<'p> {
     pub delay: Option<Duration>,
     /// The CORS policy, whose response headers are added to what the backend answers.
     pub cors: Option<&'p CorsPolicy>,
+}
+
+impl Forward<'_> {
+    /// Takes the revision whose turn it is, unless a tag chose it. A decision alone draws lots, so
+    /// that it can be repeated; a request that is really sent takes a turn, which makes the shares of
+    /// the revisions exact.
+    pub fn take_turn(&mut self) {
+        if !self.is_tagged
+            && let Some(revision) = self.service.pick(self.service.next_turn())
+        {
+            self.revision = revision;
+        }
+    }
 }
 
 /// The header actions of one decision: at most four levels.

@@ -51,9 +51,13 @@ impl std::ops::Deref for Serving {
 }
 
 impl Serving {
-    /// The plan's answer to a request.
+    /// The plan's answer to a request that is about to be carried out.
     pub(crate) fn decide(&self, head: &RequestHead<'_>, dice: u64) -> Decision<'_> {
-        self.bound.listener.url_map.decide(&self.plan.fleet, head, dice)
+        let mut decision = self.bound.listener.url_map.decide(&self.plan.fleet, head, dice);
+        if let Decision::Forward(forward) = &mut decision {
+            forward.take_turn();
+        }
+        decision
     }
 }
 

@@ -147,11 +147,12 @@ impl UrlMapPlan {
         let sent_host = authority.unwrap_or(head.authority);
         let sent_path = path.as_deref().unwrap_or(head.path);
         match resolve(group, fleet, sent_host, sent_path, dice) {
-            Ok((service, revision)) => Decision::Forward(Forward {
+            Ok((service, revision, is_tagged)) => Decision::Forward(Forward {
                 matched: answer.matched,
                 backend_service,
                 service,
                 revision,
+                is_tagged,
                 authority,
                 path_and_query: path.map(|path| with_query(path, head.query)),
                 header_actions: answer.header_actions,
@@ -249,14 +250,14 @@ pub(crate) fn mask_host(authority: &str) -> SmallVec<[u8; 256]> {
     host
 }
 
-/// The service and revision that answer for an endpoint group.
+/// The service and revision that answer for an endpoint group, and whether a tag chose the revision.
 pub(crate) fn resolve<'p>(
     group: &EndpointGroupPlan,
     fleet: &'p FleetPlan,
     authority: &str,
     path: &str,
     dice: u64,
-) -> Result<(&'p Arc<ServicePlan>, &'p Arc<RevisionPlan>), Why> {
+) -> Result<(&'p Arc<ServicePlan>, &'p Arc<RevisionPlan>, bool), Why> {
     let host = mask_host(authority);
     // Lower-casing ASCII keeps UTF-8 what it was.
     let host = std::str::from_utf8(&host).unwrap_or_default();
@@ -276,7 +277,7 @@ pub(crate) fn resolve<'p>(
             return Err(Why::TagNotFound { service, tag });
         }
     };
-    Ok((service, revision))
+    Ok((service, revision, tag.is_some()))
 }
 
 /// The status and body for a request that no revision can answer.
