@@ -10,13 +10,14 @@ use crate::error::VpcError;
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{
-    Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection,
+    AddressMessageBuilder, Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    RouteMessageBuilder, new_connection,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -142,7 +143,7 @@ impl Links {
         settle(removed, &GONE).map_err(VpcError::link(format!("remove link `{name}`")))
     }
 
-    /// Adds the one address of an instance's link.
+    /// Adds an address to a link.
     pub(crate) async fn add_address(&self, index: u32, address: Ipv4Addr) -> Result<(), VpcError> {
         let added = self.handle.address().add(index, address.into(), 32).execute().await;
         settle(added, &[EXISTS]).map_err(VpcError::link(format!("add address {address}")))
@@ -175,11 +176,38 @@ impl Links {
             self.add_address(LOOPBACK, *address).await?;
         }
         for (address, message) in superfluous {
-            let removed = self.handle.address().del(message).execute().await;
-            settle(removed, &[NO_SUCH_ADDRESS, GONE[0], GONE[1], GONE[2]])
-                .map_err(VpcError::link(format!("remove address {address}")))?;
+            self.remove_address(address, message).await?;
         }
         Ok(())
+    }
+
+    /// Adds and removes addresses of `lo`, for one who knows which are there.
+    pub(crate) async fn change_loopback_addresses(
+        &self,
+        added: impl IntoIterator<Item = Ipv4Addr>,
+        removed: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Result<(), VpcError> {
+        for address in added {
+            self.add_address(LOOPBACK, address).await?;
+        }
+        for address in removed {
+            let message = AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(LOOPBACK)
+                .address(address, 32)
+                .build();
+            self.remove_address(address, message).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_address(
+        &self,
+        address: Ipv4Addr,
+        message: AddressMessage,
+    ) -> Result<(), VpcError> {
+        let removed = self.handle.address().del(message).execute().await;
+        settle(removed, &[NO_SUCH_ADDRESS, GONE[0], GONE[1], GONE[2]])
+            .map_err(VpcError::link(format!("remove address {address}")))
     }
 
     /// Adds a route, or puts it in the place of another to the same range.

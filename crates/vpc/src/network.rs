@@ -55,7 +55,16 @@ impl HostNetwork {
         if self.applied.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, plan)) {
             return Ok(());
         }
-        self.applied = None;
+        let before = self.applied.take();
+        if let Some(before) = before.filter(|before| differ_in_frontends_only(before, plan)) {
+            let added: Vec<_> = plan.frontends.difference(&before.frontends).copied().collect();
+            let removed: Vec<_> = before.frontends.difference(&plan.frontends).copied().collect();
+            let change =
+                || links::run(async |links| links.change_loopback_addresses(added, removed).await);
+            self.namespace.within(change)??;
+            self.applied = Some(plan.clone());
+            return Ok(());
+        }
         let ruleset = nft::render(plan);
         let is_new = self.ruleset.as_ref() != Some(&ruleset);
         let carry_out = || {
@@ -86,6 +95,16 @@ impl HostNetwork {
         let emptied = self.namespace.within(empty).and_then(|done| done);
         unpin(&self.pin).and(emptied)
     }
+}
+
+/// Whether a change is only about addresses of load balancers, by far the most frequent one; names are
+/// not the namespace's business. An address that is a gateway as well is not told apart here.
+fn differ_in_frontends_only(before: &NetworkPlan, plan: &NetworkPlan) -> bool {
+    let is_gateway = |address: &Ipv4Addr| plan.subnets.iter().any(|s| s.gateway == *address);
+    before.instances == plan.instances
+        && before.subnets == plan.subnets
+        && before.routes == plan.routes
+        && !before.frontends.symmetric_difference(&plan.frontends).any(is_gateway)
 }
 
 /// Addresses, routes and links, except those of instances, which their keepers make.

@@ -6,10 +6,10 @@
 //!                        ▼ ends
 //! ```
 //!
-//! `launch` has one thread, so it may change namespaces. Between `init`'s birth and the record of it lies
-//! nothing that could leave an instance nobody knows of: `init` does nothing before it is told that the
-//! record is on disk, and ends when `launch` does. What it becomes is the child of nobody, so it outlives
-//! the server.
+//! `launch` has one thread, so it may change namespaces. Whenever the server is killed, no instance is left
+//! that nobody knows of and none is started twice: `launch` is killed with the server, and `init` does
+//! nothing before it is told that the record is on disk, and ends when `launch` ends without a word. What
+//! it becomes is the child of nobody, so it outlives the server.
 //!
 //! Invariant: when sshd starts, the instance sees its own root, processes, host name and network, the
 //! host's `/usr` read-only, nothing else of the host, and can no longer get a capability beyond [`KEPT`].
@@ -20,6 +20,7 @@ use super::process::Record;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{chdir, pivot_root, sethostname};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
     set_no_new_privs,
@@ -94,13 +95,18 @@ fn at<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> io::Erro
     }
 }
 
-/// `launch FOLDER HOSTNAME BOOT`, with the network namespace as standard input.
+/// `launch FOLDER HOSTNAME BOOT SERVER`, with the network namespace as standard input.
 fn launch(arguments: &[OsString]) -> io::Result<()> {
-    let [folder, hostname, boot] = arguments else {
+    let [folder, hostname, boot, server] = arguments else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let boot = boot.to_str().and_then(|text| text.parse().ok());
-    let boot: u64 = boot.ok_or(io::ErrorKind::InvalidInput)?;
+    let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
+    let boot = number(boot).ok_or(io::ErrorKind::InvalidInput)?;
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(at("die with the server"))?;
+    let parent = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs().into());
+    if parent != number(server) {
+        return Err(io::Error::other("the server is gone"));
+    }
     let place = Folder::at(PathBuf::from(folder));
     nix::unistd::setsid().map_err(at("leave the terminal"))?;
     setns(io::stdin().as_fd(), CloneFlags::CLONE_NEWNET).map_err(at("enter the network"))?;

@@ -237,7 +237,7 @@ impl<'a> Keeping<'a> {
         if let Some(process) = &self.process {
             let known = self.network.is_some();
             self.network = Some(order.network.clone());
-            if process.boot() == boot && (known || self.adopt(order)) {
+            if process.boot() == boot && (known || self.adopt(process, order)) {
                 if self.shared.seen.borrow().status != Some(InstanceStatus::Running) {
                     self.see(Some(InstanceStatus::Running), boot, None);
                 }
@@ -281,8 +281,9 @@ impl<'a> Keeping<'a> {
         }
     }
 
-    /// Whether an instance another server started is still attached to its network.
-    fn adopt(&self, order: &Order) -> bool {
+    /// Whether an instance another server started is still attached to its network, and ready or about
+    /// to be: that server may have been killed in the middle.
+    fn adopt(&self, process: &Process, order: &Order) -> bool {
         let (link, plan) = (&self.shared.link, &order.plan);
         let look = || {
             links::run(async |links| {
@@ -292,7 +293,8 @@ impl<'a> Keeping<'a> {
                 Ok(true)
             })
         };
-        order.network.within(look).and_then(|found| found).unwrap_or(false)
+        let is_attached = order.network.within(look).and_then(|found| found).unwrap_or(false);
+        is_attached && wait_until_ready(process, plan).is_ok()
     }
 
     /// Takes the instance's link away, if it has one.
@@ -320,21 +322,30 @@ impl<'a> Keeping<'a> {
         let own = Namespace::make(folder.path())?;
         attach(&self.shared.link, order, &own)?;
         launch(folder, plan, &own)?;
-        let died =
-            |what: &str| VpcError::Instance { instance: plan.name.clone(), what: what.into() };
+        let process = Process::recorded(folder);
         let process =
-            Process::recorded(folder).ok_or_else(|| died("ended while it was being started"))?;
-        let deadline = Instant::now() + START_DEADLINE;
-        while !process.listens_on(SSH_PORT) {
-            if process.ends_within(START_LOOK_EVERY) {
-                return Err(died("ended before it took connections on port 22"));
-            }
-            if Instant::now() > deadline {
-                return Err(died("does not take connections on port 22"));
-            }
-        }
+            process.ok_or_else(|| is_not_ready(plan, "ended while it was being started"))?;
+        wait_until_ready(&process, plan)?;
         Ok(process)
     }
+}
+
+/// Waits until the instance takes connections.
+fn wait_until_ready(process: &Process, plan: &InstancePlan) -> Result<(), VpcError> {
+    let deadline = Instant::now() + START_DEADLINE;
+    while !process.listens_on(SSH_PORT) {
+        if process.ends_within(START_LOOK_EVERY) {
+            return Err(is_not_ready(plan, "ended before it took connections on port 22"));
+        }
+        if Instant::now() > deadline {
+            return Err(is_not_ready(plan, "does not take connections on port 22"));
+        }
+    }
+    Ok(())
+}
+
+fn is_not_ready(plan: &InstancePlan, what: &str) -> VpcError {
+    VpcError::Instance { instance: plan.name.clone(), what: what.into() }
 }
 
 /// The route to an instance, in its network's namespace.
@@ -385,7 +396,7 @@ fn launch(folder: &Folder, plan: &InstancePlan, own: &Namespace) -> Result<(), V
     let output = Command::new(OWN_PROGRAM)
         .arg(LAUNCH)
         .arg(folder.path())
-        .args([name, &plan.boot.to_string()])
+        .args([name, &plan.boot.to_string(), &std::process::id().to_string()])
         .stdin(Stdio::from(network))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -17,7 +17,10 @@ use world::{World, address, firewall, instance, network, serve, ssh_command, tra
 /// The first argument that makes the binary a server to be killed; the data directory follows.
 const SERVER: &str = "server-to-be-killed";
 
-const TESTS: [(&str, fn()); 11] = [
+/// How often a server is killed while it starts.
+const KILLS: u64 = 30;
+
+const TESTS: [(&str, fn()); 12] = [
     ("a_vm_reaches_a_frontend_and_the_host_does_not", frontends),
     ("nothing_reaches_a_vm_until_a_rule_with_its_tag_says_so", tags_and_ranges),
     ("a_deny_with_a_lower_number_wins_and_its_removal_lets_through_again", denials),
@@ -27,6 +30,7 @@ const TESTS: [(&str, fn()); 11] = [
     ("a_home_and_the_host_keys_survive_stop_start_and_reset", boots),
     ("a_vm_sees_nothing_of_the_host_and_cannot_become_more", confinement),
     ("a_killed_servers_network_and_vm_are_taken_over_as_they_are", adoption),
+    ("a_server_killed_at_any_moment_leaves_one_vm_or_none", kills),
     ("what_nobody_declares_any_more_is_removed_after_a_kill", leftovers),
     ("several_data_directories_live_side_by_side_and_go_without_a_trace", side_by_side),
 ];
@@ -350,6 +354,31 @@ fn adoption() {
     world.apply();
     world.settle("vm");
     assert_eq!(process_of_vm(&world), process, "it is still the same one");
+}
+
+fn kills() {
+    let mut world = World::new();
+    let (key, line) = world.new_key("amy");
+    fs::write(world.data_dir.join("keys"), &line).expect("written");
+    for round in 0..KILLS {
+        let binary = std::env::current_exe().expect("this binary");
+        let mut server = Command::new(binary);
+        server.arg(SERVER).arg(&world.data_dir).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut server = server.spawn().expect("a server");
+        // The moments are spread over what a start takes; which one is hit matters to nobody.
+        std::thread::sleep(std::time::Duration::from_millis(round * 7 % 61));
+        server.kill().expect("killed");
+        server.wait().expect("gone");
+    }
+    world.keys(&line);
+    world.vm("vm", 11, "10.1.2.2", &["ssh"]);
+    allow_ssh(&mut world);
+    world.reopen();
+    world.apply();
+    world.settle("vm");
+    assert_eq!(world.told(&key, "amy@10.1.2.2", "whoami"), "amy\n");
+    let only = |pids: Vec<String>| pids.len() == 1;
+    assert!(wait_until(|| only(traces(&world.data_dir.join("vpc/instances")))));
 }
 
 fn leftovers() {
