@@ -13,9 +13,11 @@ mod decide;
 mod destination;
 mod dice;
 mod expectations;
+mod explain;
 mod fault;
 mod header_action;
 mod hosts;
+mod lint;
 mod mask;
 mod paths;
 mod pattern;
@@ -30,7 +32,9 @@ pub use backend_service::{
     BackendServicePlan, EndpointGroupPlan, PROTOCOLS, SCHEME, SERVERLESS_TIMEOUT,
 };
 pub use expectations::{TestFailure, evaluate};
+pub use explain::{Answer, Considered, EndpointGroupExplanation, Explanation, Share};
 pub use header_action::VARIABLES;
+pub use lint::{Finding, lint};
 pub use mask::{Extracted, MASK_BYTES_MAX, Placeholder, UrlMask};
 pub use pattern::{PATTERN_CHARS_MAX, Pattern};
 
@@ -83,6 +87,11 @@ impl UrlMapPlan {
     /// Whether any redirect of the map sets `httpsRedirect`, which a target HTTPS proxy refuses.
     pub fn redirects_to_https(&self) -> bool {
         self.rules.redirects_to_https
+    }
+
+    /// What is wrong with the map whatever the backend services it names.
+    pub fn problems(&self) -> &[Problem] {
+        &self.own_problems
     }
 
     /// The map this was compiled from.
@@ -174,6 +183,18 @@ fn changed<T: PartialEq>(before: &Collection<T>, after: &Collection<T>) -> OrdSe
 
 fn groups_of(service: &BackendService) -> Vec<ResourceName> {
     service.backends.iter().map(|backend| backend.group.clone()).collect()
+}
+
+/// One map by itself, with no world around it: its backend services are names and no more.
+pub fn offline(map: Arc<UrlMap>) -> UrlMapPlan {
+    let (rules, problems) = Rules::compile(&map);
+    UrlMapPlan {
+        name: map.name.clone(),
+        rules: Arc::new(rules),
+        own_problems: problems.into(),
+        backends: Vec::new(),
+        declared: map,
+    }
 }
 
 fn services_of(map: &UrlMap) -> Vec<ResourceName> {
