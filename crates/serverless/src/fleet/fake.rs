@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::{ImageFailure, ImageSource, ImageTrouble, SecretSource};
-use crate::images::{ImageConfig, ImagePin, ResolvedImage};
+use crate::images::{ImageConfig, ImagePin, Progress, ResolvedImage};
 use crate::runtime::{
     Allowance, Exit, ExitCause, Instance, InstanceId, InstanceSpec, LogLine, Pending, Reconciled,
     Runtime, StartError, Stream, Usage,
@@ -208,6 +208,10 @@ impl ImageSource for FakeImages {
             })
         })
     }
+
+    fn progress(&self, _image: &str) -> Option<Progress> {
+        None
+    }
 }
 
 /// The only secret is `key` in version 1.
@@ -221,4 +225,24 @@ impl SecretSource for FakeSecrets {
             _ => Err(format!("Secret {secret} was not found")),
         }
     }
+}
+
+/// An instance that is simply there.
+pub(crate) fn standing_instance() -> Arc<dyn Instance> {
+    Arc::new(FakeInstance {
+        id: InstanceId::new("standing").unwrap(),
+        runtime: std::sync::Weak::new(),
+        spec: Arc::new(InstanceSpec {
+            id: InstanceId::new("standing").unwrap(),
+            service: String::new(),
+            revision: String::new(),
+            configuration: String::new(),
+            containers: Vec::new(),
+            volumes: Vec::new(),
+            startup_boost: false,
+            host_name: String::new(),
+        }),
+        exit: watch::Sender::new(None),
+        allowances: Mutex::default(),
+    })
 }

@@ -170,7 +170,9 @@ impl Keeper {
                 }
             }
             Event::Status(answer) => {
-                let mut status: Vec<_> = self.revisions.values().map(|r| r.status()).collect();
+                let images = &*self.options.images;
+                let mut status: Vec<_> =
+                    self.revisions.values().map(|state| state.status(images)).collect();
                 status.sort_by(|a, b| a.revision.cmp(&b.revision));
                 let _ = answer.send(status);
             }

@@ -40,9 +40,11 @@ pub use pool::Lease;
 pub use refusal::Refusal;
 pub use sources::{
     ImageFailure, ImageSource, ImageTrouble, SECRET_BYTES_MAX, SecretFiles, SecretSource,
+    StoreImages,
 };
 
 use crate::autoscaler::IDLE_BEFORE_ZERO;
+use crate::images::Progress;
 use crate::logs::LogStore;
 use crate::runtime::Runtime;
 use keeper::{Event, Events, Keeper};
@@ -137,6 +139,8 @@ pub struct RevisionStatus {
     pub requests_in_flight: u32,
     /// Requests waiting for an instance.
     pub requests_waiting: u32,
+    /// The image that is being pulled for it, and how far that is.
+    pub pulling: Option<(String, Progress)>,
     /// When and why an instance last failed.
     pub last_failure: Option<(SystemTime, String)>,
 }

@@ -414,3 +414,116 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::fake::standing_instance;
+    use crate::fleet::tests::revision_plan;
+    use std::sync::Mutex;
+
+    #[derive(Debug, Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl PoolEvents for Told {
+        fn demand(&self, _revision: &Arc<RevisionPlan>) {
+            self.0.lock().unwrap().push("demand".to_owned());
+        }
+
+        fn drained(&self, _revision: u64, instance: u64) {
+            self.0.lock().unwrap().push(format!("drained {instance}"));
+        }
+    }
+
+    fn pool(concurrency: u32) -> (Arc<Pool>, Arc<Told>) {
+        let told = Arc::new(Told::default());
+        let events = Arc::clone(&told) as Arc<dyn PoolEvents>;
+        let patience = Duration::from_secs(60);
+        (Arc::new(Pool::new(revision_plan(concurrency), events, patience)), told)
+    }
+
+    fn ready(answer: PoolAnswer) -> Option<Lease> {
+        match answer {
+            PoolAnswer::Ready(lease) => Some(lease),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_least_busy_instance_is_taken_and_of_equals_the_first() {
+        let (pool, _) = pool(2);
+        for id in 1..=3 {
+            pool.add(id, standing_instance());
+        }
+        let leases: Vec<Lease> = (0..4).filter_map(|_| ready(pool.acquire())).collect();
+        let taken: Vec<u64> = leases.iter().map(Lease::instance).collect();
+        assert_eq!(taken, [1, 2, 3, 1]);
+    }
+
+    #[test]
+    fn a_closed_instance_takes_nothing_more_and_tells_when_it_is_drained() {
+        let (pool, told) = pool(2);
+        let slot = pool.add(7, standing_instance());
+        let leases: Vec<Lease> = (0..2).filter_map(|_| ready(pool.acquire())).collect();
+        assert_eq!((leases.len(), slot.close()), (2, 2));
+        assert!(pool.try_enter().is_none());
+        drop(leases);
+        assert_eq!(*told.0.lock().unwrap(), ["drained 7"]);
+    }
+
+    #[test]
+    fn an_instance_that_is_not_ready_is_passed_over_until_it_is() {
+        let (pool, _) = pool(2);
+        let slot = pool.add(1, standing_instance());
+        let held = ready(pool.acquire());
+        slot.set_ready(false);
+        assert!(pool.try_enter().is_none());
+        drop(held);
+        slot.set_ready(true);
+        assert_eq!(slot.in_flight(), 0);
+        assert!(pool.try_enter().is_some());
+    }
+
+    /// Many threads, few permits: nobody gets one too many, nobody is forgotten.
+    #[test]
+    fn concurrency_is_exact_over_all_threads_and_no_visitor_is_left_behind() {
+        const THREADS: u32 = 8;
+        const REQUESTS: u32 = 3_000;
+        for concurrency in [1, 3] {
+            let (pool, _) = pool(concurrency);
+            let instances = 2;
+            let occupied: Arc<Vec<AtomicU32>> =
+                Arc::new((0..instances).map(|_| AtomicU32::new(0)).collect());
+            for id in 0..instances {
+                pool.add(id, standing_instance());
+            }
+            let threads: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    let (pool, occupied) = (Arc::clone(&pool), Arc::clone(&occupied));
+                    std::thread::spawn(move || {
+                        let runtime =
+                            tokio::runtime::Builder::new_current_thread().enable_time().build();
+                        runtime.unwrap().block_on(async {
+                            for _ in 0..REQUESTS {
+                                let lease = match pool.acquire() {
+                                    PoolAnswer::Ready(lease) => lease,
+                                    PoolAnswer::Wait(wait) => wait.finish().await.unwrap(),
+                                    _ => panic!("refused"),
+                                };
+                                let counter = &occupied[usize::try_from(lease.instance()).unwrap()];
+                                let now = counter.fetch_add(1, Ordering::SeqCst) + 1;
+                                assert!(now <= concurrency, "{now} at a time");
+                                std::hint::spin_loop();
+                                counter.fetch_sub(1, Ordering::SeqCst);
+                            }
+                        });
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            assert_eq!((pool.requests_in_flight(), pool.requests_waiting()), (0, 0));
+        }
+    }
+}

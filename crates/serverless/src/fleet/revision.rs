@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::pool::{Pool, Slot};
 use super::specs::Images;
 use super::{
-    BACKOFF_FIRST, CRASH_AGE, DRAIN_SLACK, PROVEN_KEPT, RETIRED_KEPT, RevisionStatus, WAIT_MIN,
-    WAIT_STARTUPS,
+    BACKOFF_FIRST, CRASH_AGE, DRAIN_SLACK, ImageSource, PROVEN_KEPT, RETIRED_KEPT, RevisionStatus,
+    WAIT_MIN, WAIT_STARTUPS,
 };
 use crate::autoscaler::{Decision, Driver, Limits, Load, Window, decide};
 use crate::runtime::launch::LiveInstance;
@@ -337,7 +337,12 @@ impl RevisionState {
         Some(now.duration_since(self.running.get(&id)?.started_at))
     }
 
-    pub(crate) fn status(&self) -> RevisionStatus {
+    pub(crate) fn status(&self, images: &dyn ImageSource) -> RevisionStatus {
+        let is_resolving = matches!(self.images, ImageState::Resolving);
+        let containers = self.plan.declared.containers.iter().filter(|_| is_resolving);
+        let mut pulls = containers.filter_map(|container| {
+            Some((container.image.clone(), images.progress(&container.image)?))
+        });
         RevisionStatus {
             revision: self.plan.name.clone(),
             instances_wanted: self.wanted,
@@ -346,6 +351,7 @@ impl RevisionState {
             instances_draining: count(self.running.values().filter(|r| !r.is_open())),
             requests_in_flight: self.pool.requests_in_flight(),
             requests_waiting: self.pool.requests_waiting(),
+            pulling: pulls.next(),
             last_failure: self.last_failure.clone(),
         }
     }

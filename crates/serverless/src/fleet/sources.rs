@@ -1,10 +1,11 @@
 //! What the fleet asks others for before an instance can start: images and secrets.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::images::ResolvedImage;
+use crate::images::{ImageError, ImageStore, Progress, ResolvedImage};
 use crate::runtime::Pending;
 
 /// The largest secret, as Secret Manager has it.
@@ -19,6 +20,9 @@ pub trait ImageSource: Send + Sync + fmt::Debug {
         image: &'a str,
         digest: Option<&'a str>,
     ) -> Pending<'a, Result<ResolvedImage, ImageFailure>>;
+
+    /// How far the pull of this image is, while there is one.
+    fn progress(&self, image: &str) -> Option<Progress>;
 }
 
 /// Why an image cannot be run.
@@ -53,6 +57,79 @@ impl ImageTrouble {
             ImageTrouble::Unusable => "ContainerImageUnusable",
             ImageTrouble::Unavailable => "ContainerImageUnavailable",
         }
+    }
+}
+
+/// The images of an [`ImageStore`], with the progress of those that are being pulled.
+#[derive(Debug)]
+pub struct StoreImages {
+    store: ImageStore,
+    pulls: Mutex<BTreeMap<String, Progress>>,
+}
+
+impl StoreImages {
+    /// Images from this store.
+    pub fn new(store: ImageStore) -> StoreImages {
+        StoreImages { store, pulls: Mutex::default() }
+    }
+
+    fn pulls(&self) -> MutexGuard<'_, BTreeMap<String, Progress>> {
+        self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn find(&self, image: &str, digest: Option<&str>) -> Result<ResolvedImage, ImageError> {
+        let wanted = digest.map_or_else(|| image.to_owned(), |digest| pinned(image, digest));
+        if let Some(here) = digest.and_then(|_| self.store.local(&wanted)) {
+            return Ok(here);
+        }
+        let note = |progress| drop(self.pulls().insert(image.to_owned(), progress));
+        self.store.resolve(&wanted, &note).await
+    }
+}
+
+/// The image by its digest in place of tag or digest.
+fn pinned(image: &str, digest: &str) -> String {
+    let name = image.split_once('@').map_or(image, |(name, _)| name);
+    let path_at = name.rfind('/').map_or(0, |slash| slash + 1);
+    let name_end = name[path_at..].find(':').map_or(name.len(), |colon| path_at + colon);
+    format!("{}@{digest}", &name[..name_end])
+}
+
+impl ImageSource for StoreImages {
+    fn resolve<'a>(
+        &'a self,
+        image: &'a str,
+        digest: Option<&'a str>,
+    ) -> Pending<'a, Result<ResolvedImage, ImageFailure>> {
+        Box::pin(async move {
+            let found = self.find(image, digest).await;
+            self.pulls().remove(image);
+            found.map_err(ImageFailure::from)
+        })
+    }
+
+    fn progress(&self, image: &str) -> Option<Progress> {
+        self.pulls().get(image).copied()
+    }
+}
+
+impl From<ImageError> for ImageFailure {
+    fn from(error: ImageError) -> ImageFailure {
+        let trouble = match &error {
+            ImageError::NotFound { .. } => ImageTrouble::Missing,
+            ImageError::Forbidden { .. } => ImageTrouble::Unauthorized,
+            ImageError::Reference { .. }
+            | ImageError::Unusable { .. }
+            | ImageError::Archive { .. } => ImageTrouble::Unusable,
+            ImageError::Unreachable { .. }
+            | ImageError::Corrupt { .. }
+            | ImageError::Disk { .. } => ImageTrouble::Unavailable,
+        };
+        let mut message = error.to_string();
+        if let Some(cause) = std::error::Error::source(&error) {
+            message = format!("{message}: {cause}");
+        }
+        ImageFailure { trouble, message }
     }
 }
 
@@ -106,5 +183,45 @@ impl SecretSource for SecretFiles {
             return Err(format!("Secret {secret} has more than {SECRET_BYTES_MAX} bytes"));
         }
         std::fs::read(&path).map(Arc::from).map_err(|error| format!("{}: {error}", missing()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_takes_the_place_of_tag_or_digest() {
+        for (image, expected) in [
+            ("nginx", "nginx@sha256:1"),
+            ("nginx:1.27", "nginx@sha256:1"),
+            ("localhost:5000/team/app", "localhost:5000/team/app@sha256:1"),
+            ("localhost:5000/team/app:v2", "localhost:5000/team/app@sha256:1"),
+            ("registry.example/app:v2@sha256:0", "registry.example/app@sha256:1"),
+        ] {
+            assert_eq!(pinned(image, "sha256:1"), expected);
+        }
+    }
+
+    #[test]
+    fn secrets_are_files_and_nothing_outside_is_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("p/key");
+        std::fs::create_dir_all(&secret).unwrap();
+        for (version, text) in [("1", "old"), ("2", "newer"), ("10", "newest")] {
+            std::fs::write(secret.join(version), text).unwrap();
+        }
+        std::fs::write(directory.path().join("outside"), "no").unwrap();
+        let files = SecretFiles::new(directory.path().to_owned());
+        let read = |secret, version| {
+            files.read("p", secret, version).ok().map(|b| String::from_utf8(b.to_vec()).unwrap())
+        };
+        assert_eq!(read("key", "1").as_deref(), Some("old"));
+        assert_eq!(read("key", "latest").as_deref(), Some("newest"));
+        for (secret, version) in
+            [("key", "3"), ("none", "1"), ("..", "outside"), ("key", "../../outside")]
+        {
+            assert_eq!(read(secret, version), None, "{secret}/{version}");
+        }
     }
 }

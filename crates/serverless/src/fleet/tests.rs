@@ -141,6 +141,16 @@ fn revision(generation: u64, concurrency: u32, outcome: Option<Outcome>) -> Revi
     }
 }
 
+/// A compiled revision that takes so many requests at a time.
+pub(crate) fn revision_plan(concurrency: u32) -> Arc<RevisionPlan> {
+    let mut inventory = Inventory::default();
+    inventory.insert(Resource::Service(Arc::new(service(&[]))));
+    inventory.insert(Resource::Revision(Arc::new(revision(1, concurrency, ready()))));
+    let compiled = plan::compile(&inventory, 1, &Compiled::default());
+    let service = compiled.plan.fleet.services().next().unwrap();
+    Arc::clone(service.pick(0).unwrap())
+}
+
 fn ready() -> Option<Outcome> {
     Some(Outcome {
         ready: true,

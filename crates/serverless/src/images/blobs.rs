@@ -103,6 +103,8 @@ pub(crate) async fn admit(
             Ok::<_, ImageError>((staged, digest))
         }
     });
+    // A list rather than a lazy iterator, which would keep the whole future from being `Send`.
+    let work: Vec<_> = work.collect();
     let unpacked: Vec<(Staged, &Sha256Digest)> =
         stream::iter(work).buffer_unordered(LAYERS_AT_ONCE_MAX).try_collect().await?;
     let unpacked = unpacked.into_iter().map(|(staged, digest)| (staged, digest.clone())).collect();
