@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn any_bytes_become_a_json_string() {
-        for text in [&b"plain"[..], b"quote\" back\\ \n\x00 \x7f", "grüße".as_bytes(), b"\xff\xfe"] {
+        for text in [&b"plain"[..], b"quote\" back\\ \n\x00 \x7f", "grüße".as_bytes(), b"\xff\xfe"]
+        {
             let mut out = Vec::new();
             put_json(&mut out, text);
             let read: String = serde_json::from_slice(&out).unwrap();

@@ -36,6 +36,7 @@ impl BufferPool {
     }
 
     /// Bytes of all buffers in use.
+    #[cfg(test)]
     pub(crate) fn bytes_in_use(&self) -> usize {
         self.in_use.get()
     }

@@ -86,7 +86,9 @@ impl Sink for HeaderMap {
     fn put(&mut self, name: &[u8], value: &[u8]) {
         // Both were validated where they were parsed or compiled; what HTTP/2 could still not carry is
         // left out rather than sent in a changed form.
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
             self.append(name, value);
         }
     }

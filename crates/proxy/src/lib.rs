@@ -10,6 +10,7 @@
 mod access_log;
 mod backend;
 mod buffer;
+pub mod callers;
 mod deadline;
 pub mod endpoints;
 mod fields;
@@ -32,11 +33,14 @@ mod tls;
 mod worker;
 
 pub use access_log::LogTarget;
-pub use endpoints::{Acquire, Dialing, Endpoints, InstanceId, Lease, Protocol, Refusal, Release, Waiting};
+pub use callers::{Callers, Identity};
+pub use endpoints::{
+    Acquire, Dialing, Endpoints, InstanceId, Lease, Protocol, Refusal, Release, Waiting,
+};
 pub use limits::{
     BUFFER_BYTES, FIELDS_MAX, Limits, REPLAY_BYTES_MAX, SMALL_BUFFER_BYTES, TRAILER_BYTES_MAX,
     VIA_HOPS_MAX,
 };
-pub use proxy::{Config, ListenFailure, Proxy, RuleStatus, StartError};
+pub use proxy::{Config, ListenFailure, Parties, Proxy, RuleStatus, StartError};
 pub use sockets::Sockets;
 pub use tls::TlsError;

@@ -69,7 +69,9 @@ pub(crate) fn render(registry: &Registry) -> String {
     }
     type Part = fn(&Sum) -> &Distribution;
     let histograms: [(&str, &str, Part); 2] = [
-        ("total_latencies", "Milliseconds from a request's head to its last byte.", |sum| &sum.total),
+        ("total_latencies", "Milliseconds from a request's head to its last byte.", |sum| {
+            &sum.total
+        }),
         ("backend_latencies", "Milliseconds an instance took.", |sum| &sum.backend),
     ];
     for (name, help, part) in histograms {
@@ -85,7 +87,11 @@ pub(crate) fn render(registry: &Registry) -> String {
 
 fn own_counters(out: &mut String, registry: &Registry) {
     let own = [
-        ("access_log_lines_dropped", "Log lines the disk was too slow for.", &registry.log_lines_dropped),
+        (
+            "access_log_lines_dropped",
+            "Log lines the disk was too slow for.",
+            &registry.log_lines_dropped,
+        ),
         ("panics", "Connections or streams ended by a bug.", &registry.panics),
     ];
     for (name, help, counter) in own {

@@ -24,7 +24,11 @@ pub(crate) struct TlsFacts {
 }
 
 impl Peer {
-    pub(crate) fn new(client: SocketAddrV4, server: SocketAddrV4, tls: Option<TlsFacts>) -> Rc<Peer> {
+    pub(crate) fn new(
+        client: SocketAddrV4,
+        server: SocketAddrV4,
+        tls: Option<TlsFacts>,
+    ) -> Rc<Peer> {
         let forwarded = format!("{},{}", client.ip(), server.ip()).into();
         Rc::new(Peer { client, server, forwarded, tls })
     }

@@ -49,7 +49,13 @@ impl Pool {
     }
 
     /// Keeps a connection for later.
-    pub(crate) fn put(&self, instance: InstanceId, stream: TcpStream, now: Instant, limits: &Limits) {
+    pub(crate) fn put(
+        &self,
+        instance: InstanceId,
+        stream: TcpStream,
+        now: Instant,
+        limits: &Limits,
+    ) {
         let mut pools = self.idle.borrow_mut();
         let idle = pools.entry(instance.0).or_default();
         if idle.len() < limits.idle_upstreams_max {
@@ -65,11 +71,6 @@ impl Pool {
             });
             !idle.is_empty()
         });
-    }
-
-    /// How many connections are idle.
-    pub(crate) fn len(&self) -> usize {
-        self.idle.borrow().values().map(Vec::len).sum()
     }
 }
 

@@ -3,6 +3,7 @@
 //! The control side lives in one lock that no request ever takes.
 
 use crate::access_log::{LogTarget, LogWriter};
+use crate::callers::Callers;
 use crate::endpoints::Endpoints;
 use crate::limits::Limits;
 use crate::listening::RuleCells;
@@ -39,6 +40,17 @@ impl Default for Config {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         Config { workers, limits: Limits::default(), log: LogTarget::Off }
     }
+}
+
+/// Who answers what the data plane has to ask.
+#[derive(Clone, Debug)]
+pub struct Parties {
+    /// Instances of revisions.
+    pub endpoints: Arc<dyn Endpoints>,
+    /// Listening sockets.
+    pub sockets: Arc<dyn Sockets>,
+    /// Tokens.
+    pub callers: Arc<dyn Callers>,
 }
 
 /// Why a data plane could not start.
@@ -123,11 +135,8 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts the worker threads; nothing is served before the first [`Proxy::apply`].
-    pub fn start(
-        config: Config,
-        endpoints: Arc<dyn Endpoints>,
-        sockets: Arc<dyn Sockets>,
-    ) -> Result<Proxy, StartError> {
+    pub fn start(config: Config, parties: Parties) -> Result<Proxy, StartError> {
+        let Parties { endpoints, sockets, callers } = parties;
         let registry = Arc::new(Registry::default());
         let log = LogWriter::start(&config.log).map_err(StartError::Log)?;
         let (mut workers, mut threads) = (Vec::new(), Vec::new());
@@ -136,6 +145,7 @@ impl Proxy {
             let limits = config.limits.clone();
             let parts = Parts {
                 endpoints: endpoints.clone(),
+                callers: callers.clone(),
                 log: log.as_ref().and_then(|log| log.worker(&registry, limits.log_bytes_max)),
                 registry: registry.clone(),
                 limits,
@@ -181,7 +191,8 @@ impl Proxy {
         for (before, after) in changes {
             let name = after.as_ref().or(before.as_ref()).map(|listener| listener.name.clone());
             let Some(name) = name else { continue };
-            let moved = before.as_ref().zip(after.as_ref()).is_some_and(|(b, a)| !same_socket(b, a));
+            let moved =
+                before.as_ref().zip(after.as_ref()).is_some_and(|(b, a)| !same_socket(b, a));
             if (after.is_none() || moved)
                 && let Some(open) = control.open.remove(&name)
             {

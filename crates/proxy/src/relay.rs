@@ -40,8 +40,12 @@ pub(crate) trait Source {
 /// A place a body can be written to.
 pub(crate) trait Drain {
     /// Writes some of `data`; `last` says that nothing follows it.
-    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8], last: bool)
-    -> Poll<io::Result<usize>>;
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+        last: bool,
+    ) -> Poll<io::Result<usize>>;
     /// Ends the body and sends everything on its way. Called until it is ready.
     fn poll_finish(
         &mut self,

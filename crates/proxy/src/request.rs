@@ -6,22 +6,23 @@
 //! Invariant: one request is decided by one plan, and its lease lives until its last byte has gone.
 
 use crate::backend;
+use crate::callers::Identity;
 use crate::deadline::Deadline;
 use crate::endpoints::{Acquire, Lease, Protocol, Refusal, Waiting};
 use crate::fields::{Fields, put_number};
 use crate::http1;
 use crate::http1::body::Framing;
 use crate::http2;
-use crate::listening::{Connection, Serving};
 use crate::limits::VIA_HOPS_MAX;
+use crate::listening::{Connection, Serving};
 use crate::record::{ProxyStatus, Record, Subject};
 use crate::relay::{Drain, Source};
 use crate::retry::{Outcome, tries_again};
 use crate::rewrite::{self, Edits, RequestContext, ResponseContext};
 use http::HeaderMap;
 use plan::decision::{Decision, Forward, Matched, Respond, Why};
+use plan::fleet::{Arrival, Caller};
 use std::borrow::Cow;
-use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -82,6 +83,13 @@ impl<'p> Answer<'p> {
     }
 }
 
+impl Answer<'_> {
+    /// Whether there is a body whose type nobody stated.
+    pub(crate) fn has_plain_text(&self) -> bool {
+        !self.body.is_empty() && !self.headers.iter().any(|(name, _)| *name == "content-type")
+    }
+}
+
 /// A request on its way to an instance.
 #[derive(Debug)]
 pub(crate) struct Forwarding<'p> {
@@ -126,9 +134,7 @@ pub(crate) fn open<'p, F: Fields>(
     let record = Record::begin(worker, slot, serving, subject, &decision, started);
     match decision {
         Decision::Respond(respond) => Opened::Answer(answer(respond, record)),
-        Decision::Forward(forward) => {
-            open_forward(connection, incoming, forward, record)
-        }
+        Decision::Forward(forward) => open_forward(connection, incoming, forward, record),
     }
 }
 
@@ -188,6 +194,9 @@ fn open_forward<'p, F: Fields>(
         timeout,
         forward,
     };
+    if let Some(refused) = forwarding.admission(connection, incoming) {
+        return Opened::Answer(forwarding.not_admitted(refused));
+    }
     if forwarding.forward.delay.is_none() {
         match connection.worker.endpoints.acquire(forwarding.forward.revision) {
             Acquire::Ready(lease) => {
@@ -199,6 +208,16 @@ fn open_forward<'p, F: Fields>(
         }
     }
     Opened::Forward(forwarding)
+}
+
+/// The token of a request: `X-Serverless-Authorization` counts before `Authorization`.
+fn bearer_token(fields: &impl Fields) -> Option<&str> {
+    let value = fields
+        .first("x-serverless-authorization")
+        .or_else(|| fields.first("authorization"))
+        .and_then(|value| std::str::from_utf8(value).ok())?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Writes the head an instance gets, from the head the client sent.
@@ -414,6 +433,36 @@ impl<'p> Forwarding<'p> {
         ResponseContext { edits, cors }
     }
 
+    /// Why the service does not take the request, in Google's words; `None` when it does.
+    fn admission<F: Fields>(
+        &self,
+        connection: &Connection,
+        incoming: &Incoming<'_, F>,
+    ) -> Option<plan::fleet::Refusal> {
+        let service = self.forward.service;
+        let identity = (!service.is_public())
+            .then(|| bearer_token(incoming.subject.fields))
+            .flatten()
+            .map(|token| connection.worker.callers.identify(token));
+        let caller = match &identity {
+            None => Caller::Anonymous,
+            Some(Identity::Invalid) => Caller::Invalid,
+            Some(Identity::Known { member, audience }) => Caller::Identified { member, audience },
+        };
+        let verdict = service.admits(Arrival::InternalLoadBalancer, caller);
+        verdict.refusal(incoming.subject.head.path)
+    }
+
+    fn not_admitted(self, refused: plan::fleet::Refusal) -> Answer<'p> {
+        let status = ProxyStatus::new("http_request_denied", refused.log);
+        let mut answer = self.answer(refused.status, refused.body, status);
+        answer.headers.push(("content-type", "text/html; charset=UTF-8".to_owned()));
+        if let Some(challenge) = refused.authenticate {
+            answer.headers.push(("www-authenticate", challenge.to_owned()));
+        }
+        answer
+    }
+
     fn refuse(self, refusal: Refusal) -> Answer<'p> {
         let status = ProxyStatus::new("destination_unavailable", refusal.reason);
         self.answer(refusal.status, refusal.body, status)
@@ -459,8 +508,8 @@ pub(crate) async fn carry_out<'p, C: Client>(
             },
         };
         let head = head.get_or_insert_with(|| {
-            let mut fresh = fresh_head
-                .unwrap_or_else(|| client.outbound_head(&forwarding, lease.protocol));
+            let mut fresh =
+                fresh_head.unwrap_or_else(|| client.outbound_head(&forwarding, lease.protocol));
             whole = client.absorb_body(&mut fresh);
             fresh
         });
@@ -502,15 +551,16 @@ pub(crate) async fn carry_out<'p, C: Client>(
 
 /// The answer for a request whose last attempt failed, in the words of the real balancer.
 fn failed<'p>(forwarding: Forwarding<'p>, outcome: Outcome, why: ProxyStatus) -> Answer<'p> {
-    const RESET: &str =
-        "upstream connect error or disconnect/reset before headers. reset reason: ";
+    const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
     match outcome {
         Outcome::AttemptTimeout => forwarding.answer(504, "upstream request timeout", why),
         Outcome::ConnectFailure => {
             forwarding.answer(503, format!("{RESET}connection failure"), why)
         }
         Outcome::Reset => forwarding.answer(503, format!("{RESET}connection termination"), why),
-        Outcome::RefusedStream => forwarding.answer(503, format!("{RESET}remote refused stream reset"), why),
+        Outcome::RefusedStream => {
+            forwarding.answer(503, format!("{RESET}remote refused stream reset"), why)
+        }
         Outcome::Status { .. } => forwarding.answer(502, format!("{RESET}protocol error"), why),
     }
 }
@@ -529,16 +579,15 @@ async fn acquire(
     match acquired {
         Acquire::Ready(lease) => Ok(lease),
         Acquire::Refused(refusal) => Err(refusal),
-        Acquire::Wait(mut waiting) => deadline
-            .until(ends_at, |cx| waiting.as_mut().poll(cx))
-            .await
-            .unwrap_or_else(|_| {
+        Acquire::Wait(mut waiting) => {
+            deadline.until(ends_at, |cx| waiting.as_mut().poll(cx)).await.unwrap_or_else(|_| {
                 Err(Refusal {
                     status: 504,
                     body: "upstream request timeout".into(),
                     reason: "no instance became available in time".into(),
                 })
-            }),
+            })
+        }
     }
 }
 
@@ -567,9 +616,4 @@ impl Stall {
             }
         }
     }
-}
-
-/// Polls until ready, without a deadline.
-pub(crate) async fn settle<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
-    poll_fn(poll).await
 }

@@ -40,11 +40,13 @@ pub(crate) fn tries_again(
         };
         return attempts <= 1 && idempotent && failed;
     };
-    attempts <= policy.retries && policy.conditions.iter().any(|condition| meets(*condition, outcome))
+    attempts <= policy.retries
+        && policy.conditions.iter().any(|condition| meets(*condition, outcome))
 }
 
 fn meets(condition: RetryCondition, outcome: Outcome) -> bool {
-    let grpc = |number: u8| matches!(outcome, Outcome::Status { grpc: Some(code), .. } if code == number);
+    let grpc =
+        |number: u8| matches!(outcome, Outcome::Status { grpc: Some(code), .. } if code == number);
     let no_response = matches!(
         outcome,
         Outcome::ConnectFailure | Outcome::Reset | Outcome::RefusedStream | Outcome::AttemptTimeout

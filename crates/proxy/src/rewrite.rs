@@ -296,10 +296,7 @@ mod tests {
     #[test]
     fn the_chain_of_addresses_grows_by_two() {
         let head = "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\n\r\n";
-        assert_eq!(
-            rewritten(head, &[]),
-            "x-forwarded-for: 1.1.1.1,2.2.2.2,10.0.0.9,10.0.0.1\r\n"
-        );
+        assert_eq!(rewritten(head, &[]), "x-forwarded-for: 1.1.1.1,2.2.2.2,10.0.0.9,10.0.0.1\r\n");
     }
 
     #[test]
@@ -358,7 +355,9 @@ mod tests {
         let cloud = format!("{id}/16;o=1");
         assert_eq!(
             traced(None, Some(&cloud)),
-            format!("traceparent: 00-{id}-0000000000000010-00\r\nx-cloud-trace-context: {cloud}\r\n")
+            format!(
+                "traceparent: 00-{id}-0000000000000010-00\r\nx-cloud-trace-context: {cloud}\r\n"
+            )
         );
     }
 }

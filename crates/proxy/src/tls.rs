@@ -92,7 +92,11 @@ impl Resolver {
 
     /// An exact name beats a wildcard, a wildcard beats the first certificate; among equals the first
     /// that the client can verify answers.
-    fn choose(&self, name: Option<&str>, usable: impl Fn(&CertifiedKey) -> bool) -> &Arc<CertifiedKey> {
+    fn choose(
+        &self,
+        name: Option<&str>,
+        usable: impl Fn(&CertifiedKey) -> bool,
+    ) -> &Arc<CertifiedKey> {
         let named = |wanted: &str| {
             let mut fitting =
                 self.keys.iter().filter(|(names, _)| names.iter().any(|name| name == wanted));

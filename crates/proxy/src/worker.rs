@@ -5,6 +5,7 @@
 
 use crate::access_log::{WorkerLog, civil};
 use crate::buffer::BufferPool;
+use crate::callers::Callers;
 use crate::endpoints::Endpoints;
 use crate::http2::upstream::Http2Pool;
 use crate::limits::Limits;
@@ -60,6 +61,7 @@ pub(crate) enum Command {
 pub(crate) struct Worker {
     pub(crate) limits: Limits,
     pub(crate) endpoints: Arc<dyn Endpoints>,
+    pub(crate) callers: Arc<dyn Callers>,
     pub(crate) buffers: Rc<BufferPool>,
     pub(crate) upstreams: Pool,
     pub(crate) http2_upstreams: Http2Pool,
@@ -83,6 +85,7 @@ pub(crate) struct Worker {
 pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) endpoints: Arc<dyn Endpoints>,
+    pub(crate) callers: Arc<dyn Callers>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) log: Option<WorkerLog>,
 }
@@ -107,6 +110,7 @@ impl Worker {
             date: RefCell::default(),
             limits: parts.limits,
             endpoints: parts.endpoints,
+            callers: parts.callers,
         })
     }
 

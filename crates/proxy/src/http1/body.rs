@@ -170,13 +170,21 @@ impl Decoder {
                 return Ok(Step { consumed: count, data: 0..count });
             }
             State::Size { digits, size } => match (byte as char).to_digit(16) {
-                Some(_) if digits == 16 || size >> 59 != 0 => return Err(Malformed("chunk size overflow")),
-                Some(digit) => State::Size { digits: digits + 1, size: size << 4 | u64::from(digit) },
+                Some(_) if digits == 16 || size >> 59 != 0 => {
+                    return Err(Malformed("chunk size overflow"));
+                }
+                Some(digit) => {
+                    State::Size { digits: digits + 1, size: size << 4 | u64::from(digit) }
+                }
                 None if byte == b'\r' && digits > 0 => State::SizeLf { size },
                 None => return Err(Malformed("malformed chunk size")),
             },
             State::SizeLf { size } if byte == b'\n' => {
-                if size == 0 { State::Trailers } else { State::Chunk(size) }
+                if size == 0 {
+                    State::Trailers
+                } else {
+                    State::Chunk(size)
+                }
             }
             State::ChunkCr if byte == b'\r' => State::ChunkLf,
             State::ChunkLf if byte == b'\n' => State::Size { digits: 0, size: 0 },
@@ -189,9 +197,13 @@ impl Decoder {
     fn trailer_step(&mut self, input: &[u8]) -> Result<usize, Malformed> {
         match self.scanner.scan(input) {
             Scanned::BareLineEnd => Err(Malformed("bare line end in the trailers")),
-            Scanned::Partial if input.len() > TRAILER_BYTES_MAX => Err(Malformed("trailers too large")),
+            Scanned::Partial if input.len() > TRAILER_BYTES_MAX => {
+                Err(Malformed("trailers too large"))
+            }
             Scanned::Partial => Ok(0),
-            Scanned::Complete(end) if end > TRAILER_BYTES_MAX => Err(Malformed("trailers too large")),
+            Scanned::Complete(end) if end > TRAILER_BYTES_MAX => {
+                Err(Malformed("trailers too large"))
+            }
             Scanned::Complete(end) => {
                 self.trailers = parse_trailers(&input[..end])?;
                 self.state = State::Done;
@@ -208,7 +220,8 @@ fn clamp(left: u64, available: usize) -> usize {
 /// Trailer fields, without those that only a head may hold.
 fn parse_trailers(section: &[u8]) -> Result<Option<HeaderMap>, Malformed> {
     let mut room = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(section, &mut room) else {
+    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(section, &mut room)
+    else {
         return Err(Malformed("malformed trailers"));
     };
     let mut trailers = HeaderMap::new();
@@ -283,7 +296,8 @@ mod tests {
                 assert_eq!(trailers["grpc-status"], "0");
             }
         }
-        for field in ["content-length: 1", "Transfer-Encoding: chunked", "host: a", "a b: c", ": x"] {
+        for field in ["content-length: 1", "Transfer-Encoding: chunked", "host: a", "a b: c", ": x"]
+        {
             let wire = format!("0\r\n{field}\r\n\r\n");
             assert!(decode(wire.as_bytes(), 7, false).is_err(), "{field}");
         }
@@ -292,15 +306,34 @@ mod tests {
     #[test]
     fn a_chunk_size_is_plain_digits() {
         for size in [
-            "", " 5", "5 ", "+5", "-5", "0x5", "5;a=b", "5;", "5\t", "g", "_5", "ffffffffffffffff",
-            "10000000000000000", "00000000000000005", "8000000000000000", "5,",
+            "",
+            " 5",
+            "5 ",
+            "+5",
+            "-5",
+            "0x5",
+            "5;a=b",
+            "5;",
+            "5\t",
+            "g",
+            "_5",
+            "ffffffffffffffff",
+            "10000000000000000",
+            "00000000000000005",
+            "8000000000000000",
+            "5,",
         ] {
             let wire = format!("{size}\r\nhello\r\n0\r\n\r\n");
             for raw in [false, true] {
                 assert!(decode(wire.as_bytes(), 3, raw).is_err(), "{size}");
             }
         }
-        for wire in ["5\nhello\r\n0\r\n\r\n", "5\r\nhello\n0\r\n\r\n", "5\r\nhelloX\r\n0\r\n\r\n", "0\r\n\n"] {
+        for wire in [
+            "5\nhello\r\n0\r\n\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            "5\r\nhelloX\r\n0\r\n\r\n",
+            "0\r\n\n",
+        ] {
             assert!(decode(wire.as_bytes(), 3, false).is_err(), "{wire}");
         }
     }

@@ -153,7 +153,11 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(
             Ok(head) => {
                 let fields = RawFields(head.fields);
                 let incoming = incoming(connection, &head, &fields, length);
-                Ok((head.facts, head.method == "HEAD", open(connection, &serving, &incoming, started)))
+                Ok((
+                    head.facts,
+                    head.method == "HEAD",
+                    open(connection, &serving, &incoming, started),
+                ))
             }
             Err(refused) => Err(refused),
         }
@@ -549,7 +553,7 @@ fn put_answer(
     for (name, value) in &answer.headers {
         bytes.put(name.as_bytes(), value.as_bytes());
     }
-    if !answer.body.is_empty() {
+    if answer.has_plain_text() {
         bytes.extend_from_slice(b"content-type: text/plain\r\n");
     }
     bytes.extend_from_slice(b"date: ");

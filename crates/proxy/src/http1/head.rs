@@ -230,7 +230,8 @@ pub(crate) fn parse_authority(value: &[u8]) -> Option<&str> {
         }
         _ => value.split_at(memchr::memchr(b':', value).unwrap_or(value.len())),
     };
-    let named = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
+    let named =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
     if host.is_empty() || !host.iter().all(named) {
         return None;
     }
@@ -290,7 +291,8 @@ pub(crate) fn parse_response<'a>(
         Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
         Ok(httparse::Status::Partial) | Err(_) => return Err("malformed response head"),
     }
-    let status = response.code.filter(|code| (100..600).contains(code)).ok_or("malformed status")?;
+    let status =
+        response.code.filter(|code| (100..600).contains(code)).ok_or("malformed status")?;
     let http11 = response.version == Some(1);
     let fields: &'a [httparse::Header<'a>] = response.headers;
     let mut options = ConnectionOptions::default();
@@ -298,7 +300,9 @@ pub(crate) fn parse_response<'a>(
     for field in fields {
         match meaning(field.name.as_bytes()) {
             Meaning::Connection => options.add(field.value),
-            Meaning::ContentLength if length.is_some() => return Err("more than one content-length"),
+            Meaning::ContentLength if length.is_some() => {
+                return Err("more than one content-length");
+            }
             Meaning::ContentLength => {
                 length = Some(parse_length(field.value).ok_or("malformed content-length")?);
             }
@@ -377,12 +381,14 @@ mod tests {
 
     #[test]
     fn an_authority_is_a_host_and_perhaps_a_port() {
-        for good in ["a", "example.com", "example.com:80", "10.0.0.1:8080", "[::1]", "[::1]:443", "a_b"] {
+        for good in
+            ["a", "example.com", "example.com:80", "10.0.0.1:8080", "[::1]", "[::1]:443", "a_b"]
+        {
             assert_eq!(parse_authority(good.as_bytes()), Some(good));
         }
         for bad in [
-            "", ":80", "a:", "a:b", "a:123456", "a:99999", "u@a", "a/b", "a b", "a,b", "[::1", "[x]",
-            "::1", "a:80:80", "a%2f", "[::1]x", "a\\b", "a?b", "a#b",
+            "", ":80", "a:", "a:b", "a:123456", "a:99999", "u@a", "a/b", "a b", "a,b", "[::1",
+            "[x]", "::1", "a:80:80", "a%2f", "[::1]x", "a\\b", "a?b", "a#b",
         ] {
             assert_eq!(parse_authority(bad.as_bytes()), None, "{bad}");
         }

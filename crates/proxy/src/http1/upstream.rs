@@ -333,9 +333,10 @@ async fn bring_back<B: ClientBody, O: ClientOut>(
         }
         let moved = upload.passed + download.passed;
         let limit = waiting.stall.at(moved, idle).min(context.ends_at);
-        context.deadline.poll(limit, cx).map(|()| {
-            Err(ProxyStatus::new("http_response_timeout", "inside the response body"))
-        })
+        context
+            .deadline
+            .poll(limit, cx)
+            .map(|()| Err(ProxyStatus::new("http_response_timeout", "inside the response body")))
     })
     .await
 }

@@ -49,7 +49,10 @@ struct Activity {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, connection: Rc<Connection>) {
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    connection: Rc<Connection>,
+) {
     let limits = &connection.worker.limits;
     let stream =
         Metered::new(stream, limits.http2_idle_frames_max, limits.http2_idle_frames_refill);
@@ -64,8 +67,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, connecti
         .handshake::<_, Bytes>(stream);
     let handshake = tokio::time::timeout(limits.handshake_timeout, handshake);
     let Ok(Ok(mut http2)) = Box::pin(handshake).await else { return };
-    let activity =
-        Rc::new(Activity { streams: Cell::new(0), ended_at: Cell::new(Instant::now()) });
+    let activity = Rc::new(Activity { streams: Cell::new(0), ended_at: Cell::new(Instant::now()) });
     let mut deadline = Deadline::default();
     let mut goodbye_at = None;
     loop {
@@ -190,7 +192,7 @@ impl Exchange<'_> {
         for (name, value) in &answer.headers {
             fields.put(name.as_bytes(), value.as_bytes());
         }
-        if !answer.body.is_empty() {
+        if answer.has_plain_text() {
             fields.put(b"content-type", b"text/plain");
         }
         let mut date = Vec::new();
@@ -246,7 +248,9 @@ fn incoming<'a>(
         return Err("more than one host");
     }
     let authority = match (parts.uri.authority(), host) {
-        (Some(authority), Some(host)) if !host.eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+        (Some(authority), Some(host))
+            if !host.eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
             return Err("the authority is not the host");
         }
         (Some(authority), _) => authority.as_str().as_bytes(),
@@ -411,9 +415,10 @@ impl ClientWriter for Writer<'_> {
             fields.insert(http::header::CONTENT_LENGTH, length.into());
         }
         let ends = reply.framing == Framing::Empty || self.is_head;
-        let stream = self.respond.as_mut().and_then(|respond| {
-            respond.send_response(response(reply.status, fields), ends).ok()
-        });
+        let stream = self
+            .respond
+            .as_mut()
+            .and_then(|respond| respond.send_response(response(reply.status, fields), ends).ok());
         StreamOut::new(stream, ends)
     }
 }

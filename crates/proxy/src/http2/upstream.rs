@@ -204,10 +204,9 @@ async fn exchange<B: ClientBody, W: ClientWriter>(
     mut writer: W,
 ) -> Attempt {
     let mut waiting = Waiting::default();
-    let event = poll_fn(|cx| {
-        poll_head(context, &mut response, upload, &mut writer, &mut waiting, cx)
-    })
-    .await;
+    let event =
+        poll_fn(|cx| poll_head(context, &mut response, upload, &mut writer, &mut waiting, cx))
+            .await;
     let head = match event {
         Event::Head(head) => *head,
         other => return no_head(context, other, upload.is_finished()),
@@ -272,7 +271,9 @@ fn poll_head<B: ClientBody, W: ClientWriter>(
     }
     if !upload.is_finished() && !waiting.upload_failed {
         match upload.poll(cx) {
-            Poll::Ready(Err(RelayError::Source(error))) => return Poll::Ready(Event::Client(error)),
+            Poll::Ready(Err(RelayError::Source(error))) => {
+                return Poll::Ready(Event::Client(error));
+            }
             Poll::Ready(Err(RelayError::Drain(_))) => waiting.upload_failed = true,
             Poll::Ready(Ok(())) if !context.whole => {
                 context.ends_at = Instant::now() + context.forwarding.timeout();
@@ -352,9 +353,10 @@ async fn bring_back<B: ClientBody, O: ClientOut>(
         }
         let moved = upload.passed + download.passed;
         let limit = waiting.stall.at(moved, idle).min(context.ends_at);
-        context.deadline.poll(limit, cx).map(|()| {
-            Err(ProxyStatus::new("http_response_timeout", "inside the response body"))
-        })
+        context
+            .deadline
+            .poll(limit, cx)
+            .map(|()| Err(ProxyStatus::new("http_response_timeout", "inside the response body")))
     })
     .await
 }
