@@ -14,13 +14,14 @@ use crate::network::HostNetwork;
 use model::ResourceName;
 use plan::network::{InstancePlan, NetworkPlan, Networks};
 use socket2::{Domain, SockAddr, Socket, Type};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -43,7 +44,19 @@ struct Inner {
     state: Mutex<State>,
     /// The namespaces by network, apart from the state so that sockets never wait for an `apply`.
     namespaces: RwLock<BTreeMap<ResourceName, Namespace>>,
+    /// What is seen of instances by name, apart from the state for the same reason.
+    watched: RwLock<BTreeMap<ResourceName, Watched>>,
     changes: watch::Sender<u64>,
+}
+
+/// An instance, for those who only look.
+#[derive(Clone, Debug)]
+struct Watched {
+    id: u64,
+    seen: watch::Receiver<Observation>,
+    /// Whether it should run, and which boot; nothing when it should go.
+    wanted: Option<(bool, u64)>,
+    folder: Folder,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +90,7 @@ impl Vpc {
             instances_folder: absolute(instances_folder)?,
             state: Mutex::default(),
             namespaces: RwLock::default(),
+            watched: RwLock::default(),
             changes: watch::channel(0).0,
         };
         Ok(Vpc { inner: Arc::new(inner) })
@@ -129,6 +143,7 @@ impl Vpc {
             instance.keeper.join();
         }
         check(self.inner.find_networks(state, &BTreeSet::new()));
+        self.inner.watchlist().clear();
         self.inner.namespaces().clear();
         for (_, network) in std::mem::take(&mut state.networks) {
             check(network.tear_down());
@@ -194,8 +209,7 @@ impl Vpc {
 
     /// What is seen of an instance.
     pub fn observe(&self, instance: &ResourceName) -> Option<Observation> {
-        let state = self.inner.state();
-        let observed = state.instance(instance)?.keeper.observe().borrow().clone();
+        let observed = self.inner.watched(instance)?.seen.borrow().clone();
         observed.status.is_some().then_some(observed)
     }
 
@@ -210,16 +224,9 @@ impl Vpc {
         &self,
         instance: &ResourceName,
     ) -> impl Future<Output = Result<(), VpcError>> + Send + use<> {
-        let name = instance.clone();
-        let found = {
-            let state = self.inner.state();
-            state.instance(instance).map(|found| {
-                let wanted = found.ordered.as_ref().map(|(plan, _)| (plan.running, plan.boot));
-                (found.keeper.observe(), wanted)
-            })
-        };
+        let (name, watched) = (instance.clone(), self.inner.watched(instance));
         async move {
-            let Some((mut seen, wanted)) = found else { return Ok(()) };
+            let Some(Watched { mut seen, wanted, .. }) = watched else { return Ok(()) };
             let settled = seen.wait_for(|seen| is_settled(seen, wanted)).await;
             let failure = settled.ok().and_then(|seen| seen.failure.clone());
             match failure {
@@ -236,14 +243,12 @@ impl Vpc {
 
     /// What the instance wrote to its serial port, as far as it is kept.
     pub fn serial_output(&self, instance: &ResourceName) -> Option<String> {
-        let folder = self.inner.state().instance(instance)?.keeper.folder().clone();
-        Some(serial_output(&folder))
+        Some(serial_output(&self.inner.watched(instance)?.folder))
     }
 
     /// The instance's SSH host keys: type (`ssh-ed25519`) and base64. They are the same for ever.
     pub fn host_keys(&self, instance: &ResourceName) -> Vec<(String, String)> {
-        let state = self.inner.state();
-        state.instance(instance).map(|found| found.keeper.folder().host_keys()).unwrap_or_default()
+        self.inner.watched(instance).map(|found| found.folder.host_keys()).unwrap_or_default()
     }
 }
 
@@ -260,20 +265,12 @@ fn is_settled(seen: &Observation, wanted: Option<(bool, u64)>) -> bool {
     }
 }
 
-impl State {
-    /// The instance of that name; when an old one is still being removed, the one in the plan.
-    fn instance(&self, name: &ResourceName) -> Option<&HostInstance> {
-        let of_name = || self.instances.values().filter(|found| found.keeper.name() == Some(name));
-        of_name().find(|found| found.ordered.is_some()).or_else(|| of_name().next_back())
-    }
-}
-
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn namespaces(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<ResourceName, Namespace>> {
+    fn namespaces(&self) -> RwLockWriteGuard<'_, BTreeMap<ResourceName, Namespace>> {
         self.namespaces.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -283,10 +280,18 @@ impl Inner {
         found.ok_or_else(|| VpcError::NoNetwork { network: network.clone() })
     }
 
+    fn watched(&self, instance: &ResourceName) -> Option<Watched> {
+        self.watched.read().unwrap_or_else(PoisonError::into_inner).get(instance).cloned()
+    }
+
+    fn watchlist(&self) -> RwLockWriteGuard<'_, BTreeMap<ResourceName, Watched>> {
+        self.watched.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn apply_network(&self, state: &mut State, plan: &Arc<NetworkPlan>) -> Result<(), VpcError> {
         let network = match state.networks.entry(plan.id) {
-            std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
-            std::collections::btree_map::Entry::Vacant(place) => {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => {
                 let pin = self.networks_folder.join(plan.id.to_string());
                 place.insert(HostNetwork::open(pin, Some(plan.name.clone()))?)
             }
@@ -309,33 +314,39 @@ impl Inner {
         };
         let known = instances.get(&plan.id).and_then(|found| found.ordered.as_ref());
         let is_known = known.is_some_and(|(old, of)| {
-            Arc::ptr_eq(old, plan) && of.hosts == network.hosts && of.mtu_bytes == network.mtu_bytes
+            Arc::ptr_eq(old, plan)
+                && of.hosts == network.hosts
+                && of.mtu_bytes == network.mtu_bytes
+                && of.routes == network.routes
         });
         if is_known {
             return Ok(());
         }
         let folder = self.instance_folder(plan.id);
         folder.write(plan, &network.hosts)?;
-        let wanted = match plan.running {
-            true => Wanted::Running(Order {
-                plan: plan.clone(),
-                network: host_network.namespace.clone(),
-                mtu_bytes: network.mtu_bytes,
-            }),
-            false => Wanted::Stopped,
+        let to_here = network.routes.iter().filter(|route| route.via == plan.address);
+        let order = Order {
+            plan: plan.clone(),
+            network: host_network.namespace.clone(),
+            mtu_bytes: network.mtu_bytes,
+            routes: to_here.map(|route| route.destination).collect(),
         };
+        let wanted = if plan.running { Wanted::Running(order) } else { Wanted::Stopped };
         let ordered = Some((plan.clone(), network.clone()));
-        match instances.get_mut(&plan.id) {
-            Some(found) => {
-                found.keeper.want(wanted);
-                found.ordered = ordered;
+        let seen = match instances.entry(plan.id) {
+            Entry::Occupied(mut found) => {
+                found.get().keeper.want(wanted);
+                found.get_mut().ordered = ordered;
+                found.get().keeper.observe()
             }
-            None => {
-                let name = Some(plan.name.clone());
+            Entry::Vacant(place) => {
+                let (name, folder) = (Some(plan.name.clone()), folder.clone());
                 let keeper = Keeper::start(name, plan.id, folder, wanted, self.changes.clone())?;
-                instances.insert(plan.id, HostInstance { keeper, ordered });
+                place.insert(HostInstance { keeper, ordered }).keeper.observe()
             }
-        }
+        };
+        let wanted = Some((plan.running, plan.boot));
+        self.watchlist().insert(plan.name.clone(), Watched { id: plan.id, seen, wanted, folder });
         Ok(())
     }
 
@@ -361,11 +372,17 @@ impl Inner {
             }
         }
         state.instances.retain(|_, instance| !instance.keeper.is_gone());
-        for (_, instance) in state.instances.iter_mut().filter(|(id, _)| !instance_ids.contains(id))
-        {
+        let leaving = state.instances.iter_mut().filter(|(id, _)| !instance_ids.contains(id));
+        for (_, instance) in leaving {
             instance.ordered = None;
             instance.keeper.want(Wanted::Deleted);
         }
+        self.watchlist().retain(|_, watched| {
+            if !instance_ids.contains(&watched.id) {
+                watched.wanted = None;
+            }
+            watched.seen.borrow().status.is_some()
+        });
         let is_superfluous = |id: &u64| !network_ids.contains(id);
         let superfluous: Vec<u64> = state.networks.keys().copied().filter(is_superfluous).collect();
         for network in superfluous.iter().filter_map(|id| state.networks.remove(id)) {

@@ -329,7 +329,7 @@ impl NetworkPlan {
     /// The verdict on the first packet of a connection within the network: what the sender's egress
     /// rules say and, when they let it go, what the receiver's ingress rules say.
     pub fn verdict(&self, packet: &Packet) -> Verdict {
-        let member = |address| self.instances.values().find(|instance| instance.address == address);
+        let member = |address| self.instance_at(address);
         if let Some(sender) = member(packet.source) {
             let egress = sender.firewall.egress(packet);
             if egress.action == Action::Deny {
@@ -339,10 +339,18 @@ impl NetworkPlan {
         if self.frontends.contains(&packet.destination) {
             return Verdict { action: Action::Allow, by: Decider::Frontend };
         }
-        match member(packet.destination) {
+        match member(packet.destination).or_else(|| self.next_hop(packet.destination)) {
             Some(receiver) => receiver.firewall.ingress(packet),
             None => Verdict { action: Action::Deny, by: Decider::NoRoute },
         }
+    }
+
+    /// The instance that takes packets to an address outside the subnets, by the most specific route.
+    fn next_hop(&self, destination: Ipv4Addr) -> Option<&Arc<InstancePlan>> {
+        let leads_there =
+            self.routes.iter().filter(|route| route.destination.contains(&destination));
+        let route = leads_there.max_by_key(|route| route.destination.prefix_len())?;
+        self.instance_at(route.via)
     }
 
     /// The region of the subnet an address is in.

@@ -313,6 +313,24 @@ fn egress_rules_hold_a_packet_back_even_from_a_load_balancer() {
 }
 
 #[test]
+fn a_route_leads_to_the_instance_that_forwards() {
+    check(
+        &with_base(
+            "
+            vm router ip=10.1.2.9 forward tags=router
+            route out to=192.0.2.0/24 via=router
+            firewall in allow=tcp:80 tags=router
+            ",
+        ),
+        "
+        10.1.2.2 -> 192.0.2.7 tcp:80 => allow in
+        10.1.2.2 -> 192.0.2.7 tcp:81 => deny implied-ingress
+        10.1.2.2 -> 192.0.3.7 tcp:80 => deny no-route
+        ",
+    );
+}
+
+#[test]
 fn overlapping_ranges_and_ports_are_compiled_disjoint() {
     let network = compiled(&with_base(
         "firewall f allow=tcp:80-90+85-95+96+22,all from=10.0.0.0/8,10.1.0.0/16,10.1.2.0/24",

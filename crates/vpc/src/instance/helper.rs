@@ -44,8 +44,10 @@ pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
 /// The SSH server, at the only path it agrees to be started by.
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// Capabilities an instance keeps: what its own root needs for files, users, ports and pings.
-const KEPT: CapabilitySet = CapabilitySet::CHOWN
+/// Capabilities an instance keeps: what its own root needs for files, users, ports and pings, and sshd
+/// to write the audit record of a terminal session, without which it refuses one.
+const KEPT: CapabilitySet = CapabilitySet::AUDIT_WRITE
+    .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID)
@@ -58,8 +60,14 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
 
 /// Folders that are links into `/usr` on a merged system, and mounted where they are real.
 const MERGED: [&str; 5] = ["bin", "sbin", "lib", "lib64", "lib32"];
+/// Who logged in, and when.
+const LOGIN_RECORDS: [&str; 4] = ["run/utmp", "var/log/wtmp", "var/log/btmp", "var/log/lastlog"];
 /// Device files an instance has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Read-only is about the file, not the device: what is written to it goes through, but nobody in an
+/// instance can change the mode of a file the host uses too.
+const DEVICE_MOUNT: MsFlags =
+    MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NOEXEC);
 /// Parts of `/proc` nobody in an instance may write.
 const READ_ONLY: [&str; 5] = ["sys", "bus", "fs", "irq", "sysrq-trigger"];
 /// Parts of `/proc` that show the host and are covered.
@@ -179,6 +187,10 @@ fn build_root(folder: &Folder) -> io::Result<()> {
     for (name, mode) in [("run/sshd", 0o755), ("var/tmp", 0o1777), ("var/log", 0o755)] {
         folder_in(&root, name, mode)?;
     }
+    // sshd adds to the records of logins and makes none of them.
+    for name in LOGIN_RECORDS {
+        File::create(root.join(name)).map_err(at(format!("make /{name}")))?;
+    }
     read_only_copy(Path::new("/usr"), &folder_in(&root, "usr", 0o755)?)?;
     merged_folders(&root)?;
     let etc = folder_in(&root, "etc", 0o755)?;
@@ -248,7 +260,7 @@ fn devices(root: &Path) -> io::Result<()> {
     for name in DEVICES {
         let path = dev.join(name);
         File::create(&path).map_err(at(format!("make /dev/{name}")))?;
-        copy(&Path::new("/dev").join(name), &path, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)?;
+        copy(&Path::new("/dev").join(name), &path, DEVICE_MOUNT)?;
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let options = Some("newinstance,ptmxmode=0666,mode=620,gid=5");
@@ -276,7 +288,7 @@ fn processes(root: &Path) -> io::Result<()> {
         copy(path, path, MsFlags::MS_RDONLY | flags)?;
     }
     for path in COVERED.map(|name| proc.join(name)).iter().filter(|path| path.exists()) {
-        copy(Path::new("/dev/null"), path, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)?;
+        copy(Path::new("/dev/null"), path, DEVICE_MOUNT)?;
     }
     Ok(())
 }

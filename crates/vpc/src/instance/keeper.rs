@@ -52,6 +52,8 @@ pub(crate) struct Order {
     pub(crate) network: Namespace,
     /// The largest packet, in bytes.
     pub(crate) mtu_bytes: u32,
+    /// The ranges of static routes whose next hop it is.
+    pub(crate) routes: Vec<Ipv4Net>,
 }
 
 /// What the instance should be.
@@ -122,16 +124,6 @@ impl Keeper {
     /// What is seen of the instance, now and later.
     pub(crate) fn observe(&self) -> watch::Receiver<Observation> {
         self.shared.seen.subscribe()
-    }
-
-    /// The folder of the instance.
-    pub(crate) fn folder(&self) -> &Folder {
-        &self.shared.folder
-    }
-
-    /// The resource, as far as it is known.
-    pub(crate) fn name(&self) -> Option<&ResourceName> {
-        self.shared.name.as_ref()
     }
 
     /// Whether the instance is deleted and gone.
@@ -238,6 +230,9 @@ impl<'a> Keeping<'a> {
             let known = self.network.is_some();
             self.network = Some(order.network.clone());
             if process.boot() == boot && (known || self.adopt(process, order)) {
+                if let Err(error) = put_routes(&self.shared.link, order) {
+                    tracing::warn!(instance = %order.plan.name, "{}", chain(&error));
+                }
                 if self.shared.seen.borrow().status != Some(InstanceStatus::Running) {
                     self.see(Some(InstanceStatus::Running), boot, None);
                 }
@@ -353,6 +348,25 @@ fn route_to(plan: &InstancePlan, link: u32) -> WantedRoute {
     WantedRoute::Direct { to: plan.address, link, source: plan.gateway }
 }
 
+/// Puts the routes that lead to the instance as a next hop, which the kernel forgets with the link.
+fn put_routes(link: &str, order: &Order) -> Result<(), VpcError> {
+    if order.routes.is_empty() {
+        return Ok(());
+    }
+    let put = || {
+        links::run(async |links| {
+            let Some(link) = links.list().await?.get(link).copied() else { return Ok(()) };
+            for to in &order.routes {
+                links
+                    .put_route(&WantedRoute::Via { to: *to, via: order.plan.address, link })
+                    .await?;
+            }
+            Ok(())
+        })
+    };
+    order.network.within(put)?
+}
+
 /// Makes the link between an instance and its network, with addresses and routes at both ends.
 pub(crate) fn attach(link: &str, order: &Order, own: &Namespace) -> Result<(), VpcError> {
     let plan = &order.plan;
@@ -368,6 +382,7 @@ pub(crate) fn attach(link: &str, order: &Order, own: &Namespace) -> Result<(), V
             ("ipv6/conf/default/disable_ipv6", "1"),
             // So that `ping` needs no capability.
             ("ipv4/ping_group_range", "0 2147483647"),
+            ("ipv4/ip_forward", if plan.can_ip_forward { "1" } else { "0" }),
         ])?;
         links::run(async |links| {
             links.bring_up_loopback().await?;
@@ -384,7 +399,8 @@ pub(crate) fn attach(link: &str, order: &Order, own: &Namespace) -> Result<(), V
         })
     };
     order.network.within(outside)??;
-    own.within(inside)?
+    own.within(inside)??;
+    put_routes(link, order)
 }
 
 /// Runs the launcher, which ends when the instance's first process has become sshd.

@@ -235,7 +235,12 @@ impl Bench {
         let mut listeners = listen(&network, FRONTEND);
         for instance in plan.instances.values() {
             let own = Namespace::make(label).expect("a namespace");
-            let order = Order { plan: instance.clone(), network: network.clone(), mtu_bytes: 1460 };
+            let order = Order {
+                plan: instance.clone(),
+                network: network.clone(),
+                mtu_bytes: 1460,
+                routes: Vec::new(),
+            };
             attach(&link_name(instance.id), &order, &own).expect("attached");
             listeners.extend(listen(&own, instance.address));
             members.push((instance.address, own));

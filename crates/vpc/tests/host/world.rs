@@ -5,6 +5,7 @@ use model::forwarding_rule::ForwardingRule;
 use model::instance::{Instance, NetworkInterface};
 use model::network::Network;
 use model::project::Project;
+use model::route::{NextHop, Route};
 use model::subnetwork::{Purpose, Role, Subnetwork};
 use model::{Inventory, Kind, Resource, ResourceName};
 use plan::network::{Networks, compile};
@@ -157,6 +158,18 @@ impl World {
         self.inventory.insert(Resource::Firewall(Arc::new(rule)));
     }
 
+    pub(crate) fn route(&mut self, name: &str, to: &str, via: &str) {
+        self.inventory.insert(Resource::Route(Arc::new(Route {
+            name: ResourceName::global("p", Kind::Route, name),
+            id: 905,
+            network: network("n"),
+            destination: to.parse().expect(to),
+            priority: 1000,
+            next_hop: NextHop::Instance(instance(via)),
+            tags: Vec::new(),
+        })));
+    }
+
     pub(crate) fn keys(&mut self, keys: &str) {
         self.inventory.insert(Resource::Project(Arc::new(Project {
             name: ResourceName::project("p"),
@@ -267,7 +280,7 @@ pub(crate) fn ssh_command(key: &Path, to: &str) -> Command {
         .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
         .args(["-o", "LogLevel=ERROR", "-i"])
         .arg(key)
-        .args([to, "--"]);
+        .arg(to);
     ssh
 }
 
