@@ -209,10 +209,9 @@ pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("TIDEGATE_BINARY") {
         return Ok(path.into());
     }
-    let test = std::env::current_exe()?;
-    let folder =
-        test.parent().and_then(Path::parent).context("a test lies in target/PROFILE/deps")?;
-    let beside = folder.join("tidegate");
-    ensure!(beside.exists(), "{} is not built: use `make e2e`", beside.display());
-    Ok(beside)
+    let this = std::env::current_exe()?;
+    // A test lies in `target/PROFILE/deps`, a benchmark in `target/PROFILE`.
+    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join("tidegate"));
+    let found = beside.into_iter().find(|path| path.is_file());
+    found.with_context(|| format!("no `tidegate` beside {}: use `make e2e`", this.display()))
 }

@@ -8,7 +8,7 @@ use model::inventory::Resource;
 use model::network::{MTU_BYTES_DEFAULT, Network, RoutingMode};
 use model::subnetwork::{Purpose, Role, Subnetwork};
 use model::target_proxy::TargetHttpProxy;
-use model::url_map::{Destination, HostRule, PathMatcher, PathRule, UrlMap};
+use model::url_map::{Destination, HeaderAction, HostRule, PathMatcher, PathRule, UrlMap};
 use model::{Inventory, Kind, ResourceName};
 use plan::Compiled;
 use std::net::Ipv4Addr;
@@ -63,16 +63,15 @@ fn world(maps: usize) -> Inventory {
         routing_mode: RoutingMode::Regional,
     })));
     let subnets = [
-        ("subnet", [10, 0, 0, 0], Purpose::Private, None),
-        ("proxies", [10, 128, 0, 0], Purpose::RegionalManagedProxy, Some(Role::Active)),
+        ("subnet", "10.0.0.0/16", Purpose::Private, None),
+        ("proxies", "10.128.0.0/16", Purpose::RegionalManagedProxy, Some(Role::Active)),
     ];
     for (name, range, purpose, role) in subnets {
-        let range = ipnet(Ipv4Addr::from(range), 16);
         world.insert(Resource::Subnetwork(Arc::new(Subnetwork {
             name: regional(Kind::Subnetwork, name),
             id: 2,
             network: network.clone(),
-            range,
+            range: range.parse().expect("a range"),
             purpose,
             role,
             secondary_ranges: Vec::new(),
@@ -84,10 +83,6 @@ fn world(maps: usize) -> Inventory {
         balancer(&mut world, &network, number);
     }
     world
-}
-
-fn ipnet(address: Ipv4Addr, prefix: u8) -> model::Ipv4Net {
-    model::Ipv4Net::new_assert(address, prefix)
 }
 
 fn balancer(world: &mut Inventory, network: &ResourceName, number: usize) {
@@ -173,6 +168,8 @@ fn url_map(number: usize, prefix: &str) -> Resource {
         host_rules: host_rules.into(),
         path_matchers: path_matchers.into(),
         default: to_service(),
-        ..UrlMap::default()
+        header_action: HeaderAction::default(),
+        tests: Vec::new(),
+        document_bytes: 0,
     }))
 }
