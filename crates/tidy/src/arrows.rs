@@ -49,6 +49,8 @@ pub const ROOMS: &[Room] = &[
             "memchr",
             "regex",
             "regex-syntax",
+            "rustc-hash",
+            "serde",
             "smallvec",
         ]),
     },
@@ -65,6 +67,7 @@ pub const ROOMS: &[Room] = &[
     room("tidegate", EVERY_ROOM),
     room("tidegate-tidy", &[]),
     room("e2e", &[]),
+    room("data-plane-bench", EVERY_ROOM),
     room("bench-control-plane", &["e2e", "tidegate-model", "tidegate-plan"]),
 ];
 
