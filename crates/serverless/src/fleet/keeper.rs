@@ -264,6 +264,9 @@ impl Keeper {
                 let mut over = state.drained(now);
                 if give_up {
                     over = state.running.keys().copied().collect();
+                    for launch in std::mem::take(&mut state.launches).into_values() {
+                        launch.abort();
+                    }
                 }
                 for instance in over {
                     self.stop_instance(id, instance);
@@ -351,11 +354,15 @@ impl Keeper {
         state.launches.remove(&instance);
         match launched {
             Err(failure) => self.failed_to_start(id, failure, now),
-            // An instance that comes up during the stop is dropped, which stops it.
-            Ok(_) if self.stop.is_some() => {}
+            Ok(live) if self.stop.is_some() => {
+                state.stopping += 1;
+                self.remove_from_host(id, live);
+            }
             Ok(live) => {
-                let slot = state.pool.add(instance, Arc::clone(live.instance()));
+                let slot = state.pool.slot(instance, Arc::clone(live.instance()));
+                // Whoever is served by it dials it by its number at once.
                 self.shared.add_slot(&slot);
+                state.pool.admit(&slot);
                 let watcher = watch_instance(self.events.clone(), id, instance, &live);
                 let is_check = state.check == Check::Pending;
                 state.note_started(live.phases().ready, now);
@@ -446,10 +453,15 @@ impl Keeper {
         // What it does between SIGTERM and its end needs its processor.
         running.slot.unthrottle();
         state.stopping += 1;
+        self.remove_from_host(id, running.live);
+    }
+
+    /// Ends in `Gone`.
+    fn remove_from_host(&self, id: u64, live: LiveInstance) {
         let (events, logs) = (self.events.clone(), Arc::clone(&self.options.logs));
         tokio::spawn(async move {
-            running.live.stop(STOP_GRACE).await;
-            logs.unregister(running.live.instance().id());
+            live.stop(STOP_GRACE).await;
+            logs.unregister(live.instance().id());
             let _ = events.send(Event::Gone { revision: id });
         });
     }
@@ -463,16 +475,15 @@ impl Keeper {
             state.is_queued = false;
             state.role = None;
             state.pool.refuse_waiting(Refusal::STOPPING);
-            for launch in std::mem::take(&mut state.launches).into_values() {
-                launch.abort();
-            }
             self.evaluate(id, now);
         }
-        self.launching = 0;
     }
 
+    /// Launches are waited for as well: what is given up halfway is removed behind our back.
     fn is_empty(&self) -> bool {
-        self.revisions.values().all(|state| state.running.is_empty() && state.stopping == 0)
+        self.revisions.values().all(|state| {
+            state.running.is_empty() && state.launches.is_empty() && state.stopping == 0
+        })
     }
 
     async fn finish_stop(&mut self) {

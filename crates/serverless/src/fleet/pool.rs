@@ -254,21 +254,24 @@ impl Pool {
         &self.revision
     }
 
-    /// Takes an instance in and serves those who wait.
-    pub(crate) fn add(self: &Arc<Pool>, id: u64, instance: Arc<dyn Instance>) -> Arc<Slot> {
-        let slot = Arc::new(Slot {
+    /// An instance of the revision, which gets no request until it is admitted.
+    pub(crate) fn slot(self: &Arc<Pool>, id: u64, instance: Arc<dyn Instance>) -> Arc<Slot> {
+        Arc::new(Slot {
             id,
             instance,
             pool: Arc::clone(self),
             permits: AtomicU32::new(0),
             concurrency: self.revision.concurrency.min(COUNT),
             throttled: AtomicBool::new(false),
-        });
+        })
+    }
+
+    /// Takes an instance in and serves those who wait.
+    pub(crate) fn admit(&self, slot: &Arc<Slot>) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        slots.push(Arc::clone(&slot));
+        slots.push(Arc::clone(slot));
         drop(slots);
         self.serve_waiting();
-        slot
     }
 
     pub(crate) fn remove(&self, id: u64) {
@@ -453,7 +456,7 @@ mod tests {
     fn the_least_busy_instance_is_taken_and_of_equals_the_first() {
         let (pool, _) = pool(2);
         for id in 1..=3 {
-            pool.add(id, standing_instance());
+            pool.admit(&pool.slot(id, standing_instance()));
         }
         let leases: Vec<Lease> = (0..4).filter_map(|_| ready(pool.acquire())).collect();
         let taken: Vec<u64> = leases.iter().map(Lease::instance).collect();
@@ -463,7 +466,8 @@ mod tests {
     #[test]
     fn a_closed_instance_takes_nothing_more_and_tells_when_it_is_drained() {
         let (pool, told) = pool(2);
-        let slot = pool.add(7, standing_instance());
+        let slot = pool.slot(7, standing_instance());
+        pool.admit(&slot);
         let leases: Vec<Lease> = (0..2).filter_map(|_| ready(pool.acquire())).collect();
         assert_eq!((leases.len(), slot.close()), (2, 2));
         assert!(pool.try_enter().is_none());
@@ -474,7 +478,8 @@ mod tests {
     #[test]
     fn an_instance_that_is_not_ready_is_passed_over_until_it_is() {
         let (pool, _) = pool(2);
-        let slot = pool.add(1, standing_instance());
+        let slot = pool.slot(1, standing_instance());
+        pool.admit(&slot);
         let held = ready(pool.acquire());
         slot.set_ready(false);
         assert!(pool.try_enter().is_none());
@@ -495,7 +500,7 @@ mod tests {
             let occupied: Arc<Vec<AtomicU32>> =
                 Arc::new((0..instances).map(|_| AtomicU32::new(0)).collect());
             for id in 0..instances {
-                pool.add(id, standing_instance());
+                pool.admit(&pool.slot(id, standing_instance()));
             }
             let threads: Vec<_> = (0..THREADS)
                 .map(|_| {
