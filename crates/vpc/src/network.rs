@@ -16,6 +16,13 @@ use std::sync::Arc;
 /// The address connections through the SSH tunnel come from, one of Google's range for them.
 pub const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(35, 235, 240, 1);
 
+/// Finished connections are forgotten soon: at the default of two minutes, a load test of some thousand
+/// connections a second fills the kernel's table. The options are there once a ruleset tracks.
+const CONNECTION_TRACKING: [(&str, &str); 2] = [
+    ("netfilter/nf_conntrack_tcp_timeout_time_wait", "5"),
+    ("netfilter/nf_conntrack_tcp_timeout_close_wait", "15"),
+];
+
 /// A network that exists on the host.
 #[derive(Debug)]
 pub(crate) struct HostNetwork {
@@ -70,6 +77,7 @@ impl HostNetwork {
         let carry_out = || {
             if is_new {
                 nft::replace(&ruleset)?;
+                set_kernel_options(&CONNECTION_TRACKING)?;
             }
             links::run(async |links| reconcile(&links, plan).await)
         };

@@ -69,7 +69,18 @@ const FIXED_FILES: [(&str, &str); 5] = [
     ("shells", "/bin/sh\n/bin/bash\n"),
 ];
 /// Files of the host that are copied when they are there; none of them holds a secret.
-const COPIED_FILES: [&str; 3] = ["ld.so.cache", "services", "protocols"];
+const COPIED_FILES: [&str; 8] = [
+    "ld.so.cache",
+    "services",
+    "protocols",
+    "os-release",
+    "debian_version",
+    "bash.bashrc",
+    "mime.types",
+    "ssl/openssl.cnf",
+];
+/// What a new home begins with.
+const SKELETON: &str = "/etc/skel";
 /// Folders of the host that are mounted, read-only, when they are there; none of them holds a secret.
 pub(super) const MOUNTED_FOLDERS: [&str; 2] = ["alternatives", "ssl/certs"];
 
@@ -245,12 +256,27 @@ impl Folder {
 
     fn make_home(&self, user: &str, id: u32) -> Result<(), VpcError> {
         let home = self.kept("home").join(user);
-        match DirBuilder::new().mode(0o755).create(&home) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            made => made
-                .and_then(|()| lchown(&home, Some(id), Some(id)))
-                .map_err(VpcError::file("make", &home)),
+        if fs::symlink_metadata(&home).is_ok() {
+            return Ok(());
         }
+        // Put together where nobody in the instance sees it, and moved into place as a whole.
+        let fresh = self.path.join("fresh_home");
+        let make = || {
+            if fresh.exists() {
+                fs::remove_dir_all(&fresh)?;
+            }
+            DirBuilder::new().mode(0o755).create(&fresh)?;
+            for file in fs::read_dir(SKELETON).into_iter().flatten().flatten() {
+                let copy = fresh.join(file.file_name());
+                if file.file_type()?.is_file() {
+                    fs::copy(file.path(), &copy)?;
+                    lchown(&copy, Some(id), Some(id))?;
+                }
+            }
+            lchown(&fresh, Some(id), Some(id))?;
+            fs::rename(&fresh, &home)
+        };
+        make().map_err(VpcError::file("make", &home))
     }
 }
 

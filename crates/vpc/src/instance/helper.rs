@@ -116,6 +116,7 @@ fn launch(arguments: &[OsString]) -> io::Result<()> {
         return Err(io::Error::other("the server is gone"));
     }
     let place = Folder::at(PathBuf::from(folder));
+    close_inherited()?;
     nix::unistd::setsid().map_err(at("leave the terminal"))?;
     setns(io::stdin().as_fd(), CloneFlags::CLONE_NEWNET).map_err(at("enter the network"))?;
     let own = CloneFlags::CLONE_NEWNS
@@ -150,6 +151,19 @@ fn launch(arguments: &[OsString]) -> io::Result<()> {
             Err(io::Error::other(refusal))
         }
     }
+}
+
+/// Closes what the server was started with and passed on unknowingly: an instance that outlives it must
+/// not keep anybody's pipe or lock.
+fn close_inherited() -> io::Result<()> {
+    let listed = fs::read_dir("/proc/self/fd").map_err(at("list open files"))?;
+    let numbers = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let inherited: Vec<i32> = numbers.filter(|number| *number > 2).collect();
+    for number in inherited {
+        // The listing's own descriptor is among them, and closed already.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
 }
 
 /// `init FOLDER HOSTNAME`: the first process of the instance, until it becomes sshd.
