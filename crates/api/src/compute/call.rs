@@ -135,8 +135,9 @@ fn check_query(matched: &Matched, query: &Query) -> Result<(), ApiError> {
                     wire::check_parameter(name, value, &parameter.shape)?;
                 }
             }
-            // Clients' own system parameters, such as `$alt`.
-            None if name.starts_with('$') => {}
+            // Clients' own system parameters, such as `$alt`, and one that gcloud sends with every
+            // list although the document gives it to some only.
+            None if name.starts_with('$') || name == "returnPartialSuccess" => {}
             None => {
                 let message = format!(
                     "Invalid JSON payload received. Unknown name \"{name}\": Cannot bind query parameter. Field '{name}' could not be found in request message."
