@@ -2,8 +2,10 @@
 
 use crate::compute;
 use crate::error::ApiError;
+use crate::run;
 use model::{Kind, Resource, ResourceName};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What a resource's document means; none for kinds that no one reads.
 pub(crate) fn resource(
@@ -12,6 +14,12 @@ pub(crate) fn resource(
 ) -> Result<Option<Resource>, ApiError> {
     match name.kind {
         Kind::Project => compute::projects::resource(name, document).map(Some),
+        Kind::Service => {
+            run::convert::service(name, document).map(|s| Some(Resource::Service(Arc::new(s))))
+        }
+        Kind::Revision => {
+            run::convert::revision(name, document).map(|r| Some(Resource::Revision(Arc::new(r))))
+        }
         _ => compute::resource(name, document),
     }
 }

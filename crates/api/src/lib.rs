@@ -11,24 +11,32 @@ pub mod http;
 pub mod jwt;
 pub mod oauth;
 pub mod observed;
+pub mod platform;
 pub mod query;
+pub mod run;
 pub mod surroundings;
 pub mod world;
 
 mod convert;
+mod front;
+mod iam;
+mod iam_credentials;
+mod iam_policy;
+mod ids;
+mod one_platform;
+mod resource_manager;
+mod roles;
+mod service_usage;
 
 pub use self::http::{Principal, Request, Response};
 pub use error::{ApiError, Dialect, Reason};
+pub use front::Front;
 pub use observed::{InstanceStatus, Observed, Settled};
+pub use platform::Platform;
 pub use surroundings::{Machine, Surroundings};
 pub use world::World;
 
 use std::sync::Arc;
-
-/// Ids are below this, so that every client reads them into a signed 64-bit integer.
-const ID_MASK: u64 = i64::MAX as u64;
-/// Ids are at or above this, so that they are as long as Google's.
-const ID_MIN: u64 = 1 << 60;
 
 /// Everything a request needs: the world, what is seen of it, time and chance. Clones share it.
 #[derive(Clone, Debug)]
@@ -42,6 +50,8 @@ struct Inner {
     observed: Arc<dyn Observed>,
     surroundings: Arc<dyn Surroundings>,
     completions: compute::operations::Completions,
+    ids: ids::Ids,
+    platform: Option<Platform>,
 }
 
 impl Api {
@@ -51,8 +61,33 @@ impl Api {
         observed: Arc<dyn Observed>,
         surroundings: Arc<dyn Surroundings>,
     ) -> Api {
+        Api::assembled(world, observed, surroundings, None)
+    }
+
+    /// An API over a world that also issues identities and reads logs.
+    pub fn on_platform(
+        world: World,
+        observed: Arc<dyn Observed>,
+        surroundings: Arc<dyn Surroundings>,
+        platform: Platform,
+    ) -> Api {
+        Api::assembled(world, observed, surroundings, Some(platform))
+    }
+
+    fn assembled(
+        world: World,
+        observed: Arc<dyn Observed>,
+        surroundings: Arc<dyn Surroundings>,
+        platform: Option<Platform>,
+    ) -> Api {
         let completions = compute::operations::Completions::default();
-        Api { inner: Arc::new(Inner { world, observed, surroundings, completions }) }
+        let ids = ids::Ids::above(&world.state());
+        let inner = Inner { world, observed, surroundings, completions, ids, platform };
+        Api { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn platform(&self) -> Option<&Platform> {
+        self.inner.platform.as_ref()
     }
 
     /// The world.
@@ -74,9 +109,9 @@ impl Api {
         &self.inner.completions
     }
 
-    /// A number for a new resource, as JSON has it: unique for ever, by its size.
+    /// A number for a new resource, as JSON has it: unique for ever, and larger than all before it.
     pub(crate) fn new_id(&self) -> String {
-        ((self.surroundings().random() & ID_MASK) | ID_MIN).to_string()
+        self.inner.ids.next(self.surroundings()).to_string()
     }
 
     /// Makes the project if it is not there, and returns its number.
@@ -88,6 +123,11 @@ impl Api {
     pub async fn handle(&self, request: Request) -> Response {
         match request.service.as_str() {
             "compute" => compute::handle(self, &request).await,
+            "cloudresourcemanager" => resource_manager::handle(self, &request).await,
+            "iam" => iam::handle(self, &request).await,
+            "iamcredentials" => iam_credentials::handle(self, &request),
+            "run" => run::handle(self, &request).await,
+            "serviceusage" => service_usage::handle(self, &request).await,
             service => {
                 let message = format!("This server does not serve {service}.googleapis.com.");
                 ApiError::new(Reason::NotFound, message).response(Dialect::OnePlatform)

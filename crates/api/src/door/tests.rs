@@ -397,12 +397,13 @@ async fn what_is_too_large_is_refused_with_a_name_for_it() {
         format!("413 Request payload size exceeds the limit: {BODY_BYTES_MAX} bytes.")
     );
     let long = format!(
-        "GET /compute/v1/x HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+        "GET /compute/v1/x HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n{AUTHORIZED}\r\n",
         "x".repeat(HEAD_BYTES_MAX)
     );
-    assert!(stage.exchange(&long).await.starts_with("HTTP/1.1 431 "));
+    let answer = stage.exchange(&long).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     let many = "X: 1\r\n".repeat(HEADERS_MAX + 1);
-    let many = format!("GET /compute/v1/x HTTP/1.1\r\nHost: localhost\r\n{many}\r\n");
+    let many = format!("GET /compute/v1/x HTTP/1.1\r\nHost: localhost\r\n{many}{AUTHORIZED}\r\n");
     assert!(stage.exchange(&many).await.starts_with("HTTP/1.1 431 "));
 }
 

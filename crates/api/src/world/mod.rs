@@ -93,6 +93,18 @@ impl World {
             .map_err(|_| ApiError::new(Reason::Internal, "The change was interrupted."))??;
         Ok(Changed { value, state })
     }
+
+    /// What a change would lead to, or why it would be refused. Nothing happens.
+    pub fn rehearse<T>(
+        &self,
+        edit: impl FnOnce(&mut Draft) -> Result<T, ApiError>,
+    ) -> Result<Changed<T>, ApiError> {
+        let before = self.state();
+        let mut draft = Draft::new(before.clone());
+        let value = edit(&mut draft)?;
+        let state = if draft.is_empty() { before } else { Arc::new(admitted(&before, &draft)?) };
+        Ok(Changed { value, state })
+    }
 }
 
 /// The state the draft leads to, if it adds no problem.

@@ -1,0 +1,1 @@
+//! What version 2 shows and wants, against version 1.
