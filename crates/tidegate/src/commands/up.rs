@@ -1,0 +1,28 @@
+//! `tidegate up`: the server in the foreground, until it is asked to stop.
+
+use crate::cli::Up;
+use crate::data_dir::DataDir;
+use crate::screen::Screen;
+use crate::server::Server;
+
+pub(crate) async fn run(dir: &DataDir, options: &Up) -> anyhow::Result<()> {
+    let screen = Screen::new();
+    let server = Server::start(dir, options).await?;
+    let (running, place) = (server.running(), dir.root().display());
+    screen.line(&format!(
+        "Tidegate {} is ready.
+  data     {place}
+  API      {}
+  metrics  http://{}/metrics
+  project  {}
+
+Point a shell at it:
+  eval \"$(tidegate env --data-dir {place})\"
+
+Ctrl-C stops it and leaves the host as it was found.",
+        running.version, running.api, running.metrics, running.project,
+    ));
+    crate::server::asked_to_stop().await;
+    screen.line("Stopping.");
+    server.stop().await
+}

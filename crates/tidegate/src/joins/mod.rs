@@ -1,0 +1,11 @@
+//! Where two effect crates meet: the one-method traits a consumer owns, answered by the crate that can.
+//!
+//! Every file here translates words and decides nothing.
+
+pub(crate) mod callers;
+pub(crate) mod endpoints;
+pub(crate) mod images;
+pub(crate) mod instance_port;
+pub(crate) mod observed;
+pub(crate) mod run_apps;
+pub(crate) mod sockets;

@@ -1,0 +1,269 @@
+//! One running server: every part started in order, joined, and stopped in the opposite order.
+//!
+//! Invariant: when `start` returns, everything that was declared before is being served again, with no
+//! command given; when `stop` returns, the host is as it was found.
+
+use crate::admin::Admin;
+use crate::applier::{Applier, chain};
+use crate::behind::Counter;
+use crate::cli::Up;
+use crate::data_dir::{DataDir, Held, Running};
+use crate::joins::callers::IssuedTokens;
+use crate::joins::endpoints::FleetEndpoints;
+use crate::joins::images::StoreImages;
+use crate::joins::instance_port::VpcPorts;
+use crate::joins::observed::Progress;
+use crate::joins::sockets::VpcSockets;
+use crate::metrics;
+use anyhow::{Context, bail};
+use api::door::{self, Door};
+use api::{Api, Front, Machine, Observed, Platform, World};
+use plan::Plan;
+use serverless::fleet::{Fleet, FleetOptions, RevisionOutcome, SecretFiles};
+use serverless::images::{ImageStore, ImageStoreConfig};
+use serverless::logs::LogStore;
+use serverless::runtime::{EmbeddedConfig, EmbeddedRuntime, HelperProgram, Runtime};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use vpc::Vpc;
+
+/// Who holds the token made at the first start.
+const OWNER_EMAIL: &str = "owner@tidegate.local";
+
+/// How long connections and requests may finish when the server stops.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Helper processes kept ready for the next cold start.
+const SPARE_HELPERS: usize = 1;
+
+/// A server that serves.
+pub(crate) struct Server {
+    running: Running,
+    door: Door,
+    applier: Arc<Applier>,
+    runtime: Arc<dyn Runtime>,
+    tasks: Vec<JoinHandle<()>>,
+    stopping: watch::Receiver<bool>,
+    plans: watch::Receiver<Arc<Plan>>,
+    _held: Held,
+}
+
+/// The file with the token that every API request needs.
+pub(crate) fn token_file(dir: &DataDir) -> PathBuf {
+    api::oauth::token_file(dir.root())
+}
+
+/// The token of a data directory.
+pub(crate) fn token(dir: &DataDir) -> anyhow::Result<String> {
+    let path = token_file(dir);
+    let token = std::fs::read_to_string(&path)
+        .with_context(|| format!("could not read the token in `{}`", path.display()))?;
+    Ok(token.trim().to_owned())
+}
+
+/// Resolves at the first SIGINT or SIGTERM, and for every later caller at once.
+pub(crate) async fn asked_to_stop() {
+    let mut asked = crate::signals::asked();
+    // The sender lives as long as the process.
+    let _ = asked.wait_for(|asked| *asked).await;
+}
+
+impl Server {
+    /// Starts everything; returns when everything declared is being served.
+    pub(crate) async fn start(dir: &DataDir, options: &Up) -> anyhow::Result<Server> {
+        if let Some(missing) = crate::commands::doctor::obstacles() {
+            bail!("this host lacks what Tidegate needs:\n{missing}\n`tidegate doctor` tells more.");
+        }
+        let held = dir.hold()?;
+        let before = dir.last_announced()?;
+        let store =
+            store::Store::open(dir.join("store.redb")).context("could not open the store")?;
+        let world = World::open(store).context("could not read what was declared")?;
+        let plans = world.plans();
+
+        let vpc = Vpc::open(dir.root()).context("could not open the VPC part")?;
+        let progress = Arc::new(Progress::new(vpc.clone()));
+        let observed: Arc<dyn Observed> = progress.clone();
+        let identity = api::oauth::Identity::open(dir.root(), OWNER_EMAIL)
+            .context("could not open the tokens")?;
+        let identity = Arc::new(identity);
+        let platform = Platform { identity: identity.clone() };
+        let api = Api::on_platform(world, observed, Arc::new(Machine), platform);
+        api.ensure_project(&options.project, &options.project)
+            .await
+            .map_err(|error| anyhow::anyhow!("could not make the project: {error}"))?;
+
+        let logs = LogStore::new();
+        let images = ImageStore::open(ImageStoreConfig {
+            directory: dir.join("images"),
+            credentials: options.registry_config.clone(),
+        })
+        .context("could not open the image store")?;
+        let runtime = open_runtime(dir, &logs).await?;
+        let secrets = Arc::new(SecretFiles::new(dir.join("secrets")));
+        let (fleet, outcomes) = Fleet::start(FleetOptions::new(
+            runtime.clone(),
+            Arc::new(StoreImages::new(images.clone())),
+            secrets,
+            logs.clone(),
+        ));
+        let proxy = Arc::new(start_proxy(options, &fleet, &vpc, &identity)?);
+        let applier = Arc::new(Applier {
+            vpc: vpc.clone(),
+            fleet,
+            proxy: proxy.clone(),
+            progress: progress.clone(),
+        });
+        let mut tasks = vec![
+            tokio::spawn(applier.clone().run(plans.clone())),
+            tokio::spawn(progress.clone().follow_instances()),
+            tokio::spawn(record_outcomes(api.clone(), outcomes)),
+        ];
+        wait_until_served(&progress, plans.borrow().number).await;
+
+        let admin = Admin::new(api.clone(), applier.clone(), images);
+        let front = Front::new(api, identity);
+        let behind = Arc::new(Counter { front, admin });
+        let door = Door::start(door::Config {
+            data_dir: dir.root().to_owned(),
+            address: options.listen,
+            beyond_loopback: options.listen_beyond_loopback,
+            behind,
+            instances: Arc::new(VpcPorts { vpc, plans: plans.clone() }),
+            run_apps: Arc::new(crate::joins::run_apps::RunApps::new(proxy.clone())),
+        })
+        .await
+        .context("could not open the API's port")?;
+        let metrics_at = metrics_address(options, before.as_ref());
+        let render: metrics::Render = Arc::new(move || proxy.render_openmetrics());
+        let metrics_at = metrics::serve(metrics_at, render).await?;
+        let running = Running::this(door.address(), metrics_at, &options.project);
+        dir.announce(&running)?;
+        let (ask, stopping) = watch::channel(false);
+        tasks.push(tokio::spawn(async move {
+            asked_to_stop().await;
+            ask.send_replace(true);
+        }));
+        Ok(Server { running, door, applier, runtime, tasks, stopping, plans, _held: held })
+    }
+
+    /// What the server announced.
+    pub(crate) fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Whether somebody asked it to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// The ports of the client VMs.
+    pub(crate) fn vm_ports(&self) -> VpcPorts {
+        VpcPorts { vpc: self.applier.vpc.clone(), plans: self.plans.clone() }
+    }
+
+    /// Drains, stops every container and VM, and removes everything from the host.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.door.close().await;
+        for task in self.tasks {
+            task.abort();
+        }
+        let Applier { vpc, fleet, proxy, .. } = &*self.applier;
+        let draining = proxy.clone();
+        tokio::task::spawn_blocking(move || draining.drain(DRAIN_PATIENCE)).await?;
+        fleet.stop(DRAIN_PATIENCE).await;
+        self.runtime.shut_down().await;
+        let vpc = vpc.clone();
+        let failures = tokio::task::spawn_blocking(move || vpc.down()).await?;
+        if failures.is_empty() {
+            return Ok(());
+        }
+        let failures: Vec<String> = failures.iter().map(|failure| chain(failure)).collect();
+        bail!("something of this server is left on the host:\n  {}", failures.join("\n  "))
+    }
+}
+
+/// Removes from the host what a server that was killed left there; what it declared stays on disk.
+pub(crate) async fn clear(dir: &DataDir) -> anyhow::Result<()> {
+    let _held = dir.hold()?;
+    let vpc = Vpc::open(dir.root()).context("could not open the VPC part")?;
+    let runtime = open_runtime(dir, &LogStore::new()).await?;
+    runtime.shut_down().await;
+    let failures = tokio::task::spawn_blocking(move || vpc.down()).await?;
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let failures: Vec<String> = failures.iter().map(|failure| chain(failure)).collect();
+    bail!("something is left on the host:\n  {}", failures.join("\n  "))
+}
+
+async fn open_runtime(dir: &DataDir, logs: &Arc<LogStore>) -> anyhow::Result<Arc<dyn Runtime>> {
+    let (runtime, problems) = EmbeddedRuntime::open(EmbeddedConfig {
+        directory: dir.join("runtime"),
+        helper: HelperProgram::this_program(),
+        sink: logs.clone(),
+        spare_helpers: SPARE_HELPERS,
+    })
+    .context("could not open the container runtime")?;
+    for problem in problems {
+        tracing::warn!("{problem}");
+    }
+    let leftovers = runtime.reconcile().await;
+    tracing::info!(?leftovers, "removed what an earlier life left");
+    Ok(Arc::new(runtime))
+}
+
+fn start_proxy(
+    options: &Up,
+    fleet: &Fleet,
+    vpc: &Vpc,
+    identity: &Arc<api::oauth::Identity>,
+) -> anyhow::Result<proxy::Proxy> {
+    let mut config = proxy::Config::default();
+    if let Some(workers) = options.workers {
+        config.workers = workers;
+    }
+    config.log = match options.access_log.as_str() {
+        "none" => proxy::LogTarget::Off,
+        "-" => proxy::LogTarget::Stdout,
+        file => proxy::LogTarget::File(Path::new(file).to_owned()),
+    };
+    let parties = proxy::Parties {
+        endpoints: Arc::new(FleetEndpoints(fleet.clone())),
+        sockets: Arc::new(VpcSockets(vpc.clone())),
+        callers: Arc::new(IssuedTokens(identity.clone())),
+    };
+    proxy::Proxy::start(config, parties).context("could not start the data plane")
+}
+
+/// What the fleet found out about new revisions becomes part of what is known for good.
+async fn record_outcomes(api: Api, mut outcomes: mpsc::UnboundedReceiver<RevisionOutcome>) {
+    while let Some(found) = outcomes.recv().await {
+        let revision = found.revision.clone();
+        while let Err(error) = api.record_outcome(&found.revision, found.outcome.clone()).await {
+            tracing::error!(%revision, %error, "the outcome of a revision could not be kept; trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+async fn wait_until_served(progress: &Progress, number: u64) {
+    let mut applied = progress.progress();
+    // The sender lives in `progress`.
+    let _ = applied.wait_for(|applied| *applied >= number).await;
+}
+
+/// The port of the last time is taken again if it is free, so that scrapers find it.
+fn metrics_address(options: &Up, before: Option<&Running>) -> std::net::SocketAddr {
+    let last = before.map(|before| before.metrics);
+    match last {
+        Some(last) if options.metrics.port() == 0 && last.ip() == options.metrics.ip() => {
+            let free = std::net::TcpListener::bind(last).is_ok();
+            if free { last } else { options.metrics }
+        }
+        _ => options.metrics,
+    }
+}
