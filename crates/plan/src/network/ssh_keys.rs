@@ -108,6 +108,7 @@ fn expiry(comment: &str) -> Option<Expiry> {
 mod tests {
     use super::*;
     use model::{Kind, ResourceName};
+    use proptest::prelude::*;
 
     fn instance(metadata: &[(&str, &str)]) -> Instance {
         Instance {
@@ -180,5 +181,25 @@ mod tests {
         );
         assert_eq!(read_as("soon"), None);
         assert_eq!(read_as("2030-01-02T03:04:05+0200"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_metadata_says_a_key_is_one_line_with_no_option_but_its_expiry(
+            text in prop_oneof![
+                any::<String>(),
+                "([a-z.-]{1,4}:(ssh-rsa|ecdsa-x|[ -~]{0,9}) [ -~]{0,9}( google-ssh [ -~]{0,30})?\n){0,4}",
+            ],
+        ) {
+            for key in of_instance(Some(&project(&text)), &instance(&[])) {
+                let kind = match key.line.split_once(' ') {
+                    Some((expiry, rest)) if expiry.starts_with("expiry-time=") => rest,
+                    _ => &key.line,
+                };
+                prop_assert!(["ssh-", "ecdsa-", "sk-"].iter().any(|start| kind.starts_with(start)));
+                prop_assert!(!key.line.contains(['\n', '\r', '\0']), "{:?}", key.line);
+                prop_assert!(is_user_name(&key.user));
+            }
+        }
     }
 }
