@@ -1,7 +1,7 @@
 //! Golden conversations: files of requests with the exact answers they get.
 //!
 //! A line `> METHOD path` starts a request; lines up to the next `<` or `>` are its body, in which
-//! `${a.b}` stands for a field of the last answer and `@{file}` for a file of `certificates/`. What is told of an answer is chosen by the mark: `>`
+//! `${a.b}` stands for a field of what was last got and `@{file}` for a file of `certificates/`. What is told of an answer is chosen by the mark: `>`
 //! tells an operation's outcome or a refusal's sentence on one line and any other answer in full,
 //! `>>` tells all in full. `UPDATE_GOLDEN=1` writes the answers anew.
 //!
@@ -48,7 +48,7 @@ fn read(text: &str) -> Vec<Part> {
     parts
 }
 
-/// Puts fields of the last answer in the place of `${…}` and files in the place of `@{…}`.
+/// Puts fields of what was last got in the place of `${…}` and files in the place of `@{…}`.
 fn filled(text: &str, last: &Value) -> String {
     let field = |path: &str| {
         let pointer = format!("/{}", path.replace('.', "/"));
@@ -121,12 +121,12 @@ async fn replay(text: &str) -> String {
                     status < 400 || before == after,
                     "{method} {target} was refused and changed something"
                 );
-                last = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
-                let _ = write!(
-                    transcript,
-                    "{mark} {method} {target}\n{body}{}",
-                    told(mark, status, &last)
-                );
+                let answer = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
+                let told = told(mark, status, &answer);
+                let _ = write!(transcript, "{mark} {method} {target}\n{body}{told}");
+                if method == "GET" && status == 200 {
+                    last = answer;
+                }
             }
         }
     }
