@@ -181,7 +181,12 @@ impl Keeper {
     }
 
     fn apply(&mut self, plan: &Arc<Plan>, now: Instant) {
-        if plan.number < *self.applied.borrow() || self.stop.is_some() {
+        if plan.number < *self.applied.borrow() {
+            return;
+        }
+        if self.stop.is_some() {
+            // Nothing runs any more, and nobody should wait for it.
+            self.applied.send_replace(plan.number);
             return;
         }
         let mut listed = HashSet::new();

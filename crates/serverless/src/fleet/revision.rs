@@ -273,7 +273,12 @@ impl RevisionState {
 
     /// Once a second: what the processors did, who has been idle, who has lived long enough.
     pub(crate) fn look_closely(&mut self, now: Instant, elapsed: Duration, throttles: bool) {
-        let throttles = throttles && self.plan.declared.cpu_idle;
+        let declared = &self.plan.declared;
+        // Probes have to be answered in time also between requests.
+        let is_probed = declared.containers.iter().any(|container| {
+            container.liveness_probe.is_some() || container.readiness_probe.is_some()
+        });
+        let throttles = throttles && declared.cpu_idle && !is_probed;
         let measures = self.scaling.cpu_utilization_percent > 0;
         for running in self.running.values_mut().filter(|running| running.is_open()) {
             if measures {

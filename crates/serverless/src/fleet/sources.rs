@@ -82,7 +82,9 @@ impl StoreImages {
         if let Some(here) = digest.and_then(|_| self.store.local(&wanted)) {
             return Ok(here);
         }
-        let note = |progress| drop(self.pulls().insert(image.to_owned(), progress));
+        let note = |progress| {
+            self.pulls().insert(image.to_owned(), progress);
+        };
         self.store.resolve(&wanted, &note).await
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use model::project::Project;
 use model::run::{
     Access, Container, ContainerLimits, EnvironmentValue, EnvironmentVariable, Ingress, Outcome,
-    Revision, RevisionChoice, RevisionScaling, SecretVersion, Service, ServiceScaling,
-    TrafficTarget,
+    Probe, ProbeAction, Revision, RevisionChoice, RevisionScaling, SecretVersion, Service,
+    ServiceScaling, TrafficTarget,
 };
 use model::{Inventory, Kind, Resource, ResourceName};
 use plan::Compiled;
@@ -440,6 +440,32 @@ async fn an_idle_instance_loses_its_processor_until_the_next_request() {
     assert_eq!(allowances(&world), [Allowance::Throttled, Allowance::Full]);
     sleep(Duration::from_secs(10)).await;
     assert_eq!(allowances(&world).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_probed_or_asked_to_keeps_its_processor() {
+    for edit in
+        [(|revision: &mut Revision| revision.cpu_idle = false) as fn(&mut Revision), |revision| {
+            revision.containers[0].readiness_probe = Some(Probe {
+                action: ProbeAction::Tcp { port: None },
+                initial_delay_seconds: 0,
+                period_seconds: 10,
+                timeout_seconds: 1,
+                failure_threshold: 3,
+                success_threshold: 1,
+            });
+        }]
+    {
+        let mut world = World::new();
+        let mut declared = revision(1, 5, ready());
+        edit(&mut declared);
+        world.put(service(&[("LATEST", 100)]), vec![declared]);
+        drop(lease(&world.fleet, &world.revision("s-00001-x")).await.unwrap());
+        sleep(Duration::from_secs(30)).await;
+        let alive = world.runtime.alive.lock().unwrap();
+        let instance = alive.values().next().unwrap();
+        assert_eq!(*instance.allowances.lock().unwrap(), []);
+    }
 }
 
 #[tokio::test(start_paused = true)]
