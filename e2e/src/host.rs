@@ -2,9 +2,10 @@
 //!
 //! Other programs come and go while a test runs, so what counts as a server's is what carries its data
 //! directory: in a mount, in a process's own list of mounts or command line, in the name of a pin. What
-//! carries no such mark (cgroups, tables and links in the host's own namespace) is compared with before.
+//! carries no such mark (tables and links in the host's own namespace) is compared with before.
 
 use anyhow::{Result, bail};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -97,6 +98,7 @@ impl Before {
                 .iter()
                 .map(|process| format!("process {} {}", process.pid, process.command)),
         );
+        cgroups(Path::new("/sys/fs/cgroup"), &cgroup_of(data), &mut left);
         left.extend(unmarked().difference(&self.unmarked).cloned());
         left
     }
@@ -113,10 +115,18 @@ impl Before {
     }
 }
 
-/// Things without the data directory in them: cgroups of ours, tables, links, named namespaces.
+/// The cgroup below which the server with this data directory keeps its containers: a server names it
+/// after its directory, so that whoever finds one can tell whose it is.
+fn cgroup_of(data: &Path) -> String {
+    let runtime = data.join("runtime");
+    let digest = Sha256::digest(runtime.as_os_str().as_encoded_bytes());
+    let mark: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("tidegate-{mark}")
+}
+
+/// Things that carry no data directory: tables and links in the host's own namespace, named namespaces.
 fn unmarked() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    cgroups(Path::new("/sys/fs/cgroup"), &mut found);
     let mut ask = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output();
         let text = output.map(|output| output.stdout).unwrap_or_default();
@@ -133,14 +143,14 @@ fn unmarked() -> BTreeSet<String> {
     found
 }
 
-fn cgroups(folder: &Path, found: &mut BTreeSet<String>) {
+fn cgroups(folder: &Path, name: &str, found: &mut Vec<String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             let path = entry.path();
-            if path.to_string_lossy().contains("tidegate") {
-                found.insert(format!("cgroup {}", path.display()));
+            if path.to_string_lossy().contains(name) {
+                found.push(format!("cgroup {}", path.display()));
             }
-            cgroups(&path, found);
+            cgroups(&path, name, found);
         }
     }
 }

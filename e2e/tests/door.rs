@@ -59,6 +59,10 @@ fn foreign_hosts_and_cross_origin_requests_are_turned_away() -> Result<()> {
         get("compute.googleapis.com", "Sec-Fetch-Site: cross-site\r\n")?,
         get(door, "Origin: http://page.example.com\r\n")?,
     ];
+    // A body that is too large is refused by its declared length, before any of it is sent.
+    let large = "Content-Length: 9000000\r\nContent-Type: application/json\r\n";
+    let head = format!("POST {path} HTTP/1.1\r\nHost: compute.googleapis.com\r\n{large}");
+    ensure!(ask(&head)? == 413, "a body of 9 MB");
     for (row, status) in refused.iter().enumerate() {
         ensure!((400..500).contains(status) && *status != 401, "row {row}: {status}");
     }

@@ -50,5 +50,5 @@ fn an_interrupt_ends_the_server_in_order() -> Result<()> {
         host::stat(u32::try_from(pid).ok()?).is_none_or(|stat| stat.state == 'Z').then_some(())
     })?;
     stage.server.kill()?;
-    stage.strike()
+    stage.before.expect_nothing_left_by(stage.server.data())
 }

@@ -10,9 +10,13 @@ use e2e::namespace::Namespace;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// How often the URL map is changed.
 const CHANGES: usize = 200;
+
+/// The pause between two requests of the load, which is light: the machine has other things to do.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// How often a forwarding rule comes and goes.
 const RULES: usize = 20;
@@ -66,6 +70,7 @@ fn keep_asking(
             page.text()
         );
         answered.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(PAUSE);
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ fn row(
 }
 
 const INVALID: (u16, &str) = (400, "invalid");
+const MALFORMED: (u16, &str) = (400, "badRequest");
 const REQUIRED: (u16, &str) = (400, "required");
 const IN_USE: (u16, &str) = (400, "resourceInUseByAnotherResource");
 const NOT_FOUND: (u16, &str) = (404, "notFound");

@@ -1,6 +1,6 @@
 //! Refused networks, subnets, firewall rules, addresses, instances, endpoint groups, backend services.
 
-use super::{EXISTS, INVALID, NOT_FOUND, REQUIRED, Row, post, row};
+use super::{EXISTS, INVALID, MALFORMED, NOT_FOUND, REQUIRED, Row, post, row};
 use e2e::api::{Api, regional, zonal};
 use e2e::howto;
 use serde_json::{Value, json};
@@ -126,7 +126,7 @@ pub(super) fn networks(api: &Api) -> Vec<Row> {
             "an unknown purpose",
             subnets(),
             json!({ "name": "odd", "network": network, "ipCidrRange": "10.8.0.0/24", "purpose": "FOR_FUN" }),
-            INVALID,
+            MALFORMED,
             "purpose",
         ),
         row(
@@ -261,7 +261,7 @@ pub(super) fn backends(api: &Api) -> Vec<Row> {
             "an unknown scheme",
             services(),
             service(json!({ "loadBalancingScheme": "SIDEWAYS" })),
-            INVALID,
+            MALFORMED,
             "loadBalancingScheme",
         ),
         row(
