@@ -1,4 +1,5 @@
 //! What is left on the host when the server is killed, and when it is started again. Needs root.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 mod support;
 
@@ -98,7 +99,7 @@ async fn containers_die_with_the_server_and_the_next_one_finds_a_clean_host() {
     }
     let directory = prepare();
     let (mut server, mark) = start_server(directory.path());
-    assert!(processes(&mark).len() >= 2 * INSTANCES, "helpers and containers run");
+    assert!(processes(&mark).len() >= INSTANCES, "helpers run");
     server.kill().unwrap();
     server.wait().unwrap();
     // Nobody tells the helpers anything: the end of their control sockets is enough.

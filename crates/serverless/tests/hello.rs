@@ -1,4 +1,5 @@
 //! The shipped image, from the store through the runtime to its page. Needs root.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 mod support;
 

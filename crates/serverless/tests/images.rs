@@ -1,4 +1,5 @@
 //! Images out of a real registry (Debian's `docker-registry` on a loopback port) and out of files.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 mod registry;
 

@@ -97,10 +97,10 @@ impl Disk {
     /// Gives a staged layer its name. A layer that is there already is the same one.
     pub(crate) fn keep_layer(&self, staged: Staged, digest: &Sha256Digest) -> io::Result<()> {
         let target = self.layer(digest);
-        if target.exists() {
-            return Ok(());
+        match fs::rename(&staged.path, &target) {
+            Err(_) if target.is_dir() => return Ok(()),
+            other => other?,
         }
-        fs::rename(&staged.path, &target)?;
         sync_directory(&self.root.join("layers"))
     }
 

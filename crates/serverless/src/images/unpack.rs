@@ -32,6 +32,8 @@ const DELETED_PREFIX: &[u8] = b".wh.";
 /// In an archive this name hides everything the layers below have in its directory.
 const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 const OPAQUE_ATTRIBUTES: [&std::ffi::CStr; 2] = [c"trusted.overlay.opaque", c"user.overlay.opaque"];
+/// As the kernel has it.
+const LINKS_FOLLOWED_MAX: usize = 40;
 const PERMISSION_BITS: u32 = 0o7777;
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
@@ -158,13 +160,48 @@ impl Unpacker {
         {
             return handle.try_clone();
         }
-        let handle = self
-            .root
-            .mkdir_all(Path::new("/").join(directory), &Permissions::from_mode(0o755))
-            .map_err(from_pathrs)?;
+        let wanted = Path::new("/").join(directory);
+        let readable = Permissions::from_mode(0o755);
+        let handle = match self.root.mkdir_all(&wanted, &readable) {
+            Ok(handle) => handle,
+            // A link on the way leads to a directory that is not there yet.
+            Err(_) => {
+                let led_to = self.follow_links(&wanted)?;
+                self.root.mkdir_all(led_to, &readable).map_err(from_pathrs)?
+            }
+        };
         let handle = OwnedFd::from(handle);
         self.parent = Some((directory.to_owned(), handle.try_clone()?));
         Ok(handle)
+    }
+
+    /// The path with every link on it followed, inside the layer, whether or not the end exists.
+    fn follow_links(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut left: Vec<std::ffi::OsString> = names_backwards(path);
+        let mut at = PathBuf::from("/");
+        let mut followed = 0;
+        while let Some(name) = left.pop() {
+            if name == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&name);
+            match self.root.readlink(&next) {
+                Ok(target) => {
+                    followed += 1;
+                    if followed > LINKS_FOLLOWED_MAX {
+                        return Err(invalid("links that lead in a circle"));
+                    }
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    left.extend(names_backwards(&target));
+                }
+                // Not a link, or not there.
+                Err(_) => at = next,
+            }
+        }
+        Ok(at)
     }
 
     fn directory(
@@ -242,6 +279,16 @@ fn relative(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Ok(plain)
+}
+
+/// The names of a path, the last first, with steps upwards and without anything else.
+fn names_backwards(path: &Path) -> Vec<std::ffi::OsString> {
+    let names = path.components().rev().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    names.collect()
 }
 
 fn open_directory(parent: &OwnedFd, name: &Path) -> nix::Result<OwnedFd> {
@@ -482,6 +529,13 @@ mod tests {
             unpacked(&[Link("lib", "/usr/lib"), Plain("lib/file", "x", 0o644)]);
         result.unwrap();
         assert!(directory.path().join("layer/usr/lib/file").is_file());
+    }
+
+    #[test]
+    fn links_in_a_circle_are_an_error() {
+        let (_directory, result) =
+            unpacked(&[Link("a", "b/x"), Link("b", "a/y"), Plain("a/file", "x", 0o644)]);
+        assert!(result.is_err());
     }
 
     #[test]

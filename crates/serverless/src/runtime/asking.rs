@@ -168,12 +168,13 @@ fn health_question(service: &str) -> Bytes {
     let mut message = Vec::new();
     if !service.is_empty() {
         message.push(0x0a);
+        // Seven bits to a byte, the lowest first, all but the last with the high bit set.
         let mut length = service.len();
         while length >= 0x80 {
-            message.push((length & 0x7f) as u8 | 0x80);
+            message.push(length.to_le_bytes()[0] | 0x80);
             length >>= 7;
         }
-        message.push((length & 0x7f) as u8);
+        message.push(length.to_le_bytes()[0]);
         message.extend_from_slice(service.as_bytes());
     }
     let mut frame = vec![0];
@@ -186,6 +187,41 @@ fn health_question(service: &str) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A health service that answers every question with these bytes and this gRPC status.
+    async fn health_server(answer: &'static [u8], status: &'static str) -> TcpStream {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let head = http::Response::builder().body(()).unwrap();
+                let mut body = respond.send_response(head, false).unwrap();
+                body.send_data(Bytes::from_static(answer), false).unwrap();
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("grpc-status", status.parse().unwrap());
+                body.send_trailers(trailers).unwrap();
+            }
+        });
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_serving_is_well() {
+        let cases: [(&[u8], &str, Result<(), &str>); 4] = [
+            (&[0, 0, 0, 0, 2, 8, 1], "0", Ok(())),
+            (&[0, 0, 0, 0, 2, 8, 2], "0", Err("the service is not serving")),
+            (&[0, 0, 0, 0, 0], "0", Err("the service is not serving")),
+            (&[], "5", Err("answered with gRPC status 5")),
+        ];
+        for (answer, status, expected) in cases {
+            let stream = health_server(answer, status).await;
+            let found = ask_grpc(stream, "shop").await;
+            assert_eq!(found, expected.map_err(str::to_owned), "{answer:?} {status}");
+        }
+    }
 
     #[test]
     fn the_status_is_read_from_the_first_line_alone() {

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder, UserBuilder, get_default_maskedpaths, get_default_readonly_paths,
+    Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
+    RootBuilder, Spec, SpecBuilder, UserBuilder, get_default_maskedpaths,
+    get_default_readonly_paths,
 };
 
 use super::limits::OPEN_FILES_MAX;
@@ -68,6 +69,7 @@ pub(crate) fn plan_container(
         host_name: instance.host_name.clone(),
         hosts: hosts(instance),
         writable_bytes_max: container.limits.memory_bytes,
+        processes_of_user_max: None,
         mounts: container
             .mounts
             .iter()
@@ -143,6 +145,8 @@ fn absolute(path: &str) -> String {
 /// Numbers of the user a container runs as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
+    /// Asked to be somebody other than root, whose number this host may not have for us.
+    pub(crate) unprivileged: bool,
     pub(crate) user: u32,
     pub(crate) group: u32,
     pub(crate) further_groups: Vec<u32>,
@@ -183,6 +187,29 @@ pub(crate) fn identity(user: &str, passwd: &str, group: &str) -> Identity {
     found
 }
 
+impl Identity {
+    /// In a user namespace most numbers belong to nobody. A container whose user is one of those
+    /// runs as the namespace's root, which is nobody special outside, without root's powers.
+    pub(crate) fn among(mut self, user_map: &str, group_map: &str) -> Identity {
+        self.unprivileged = self.user != 0;
+        if !is_mapped(user_map, self.user) || !is_mapped(group_map, self.group) {
+            self.user = 0;
+            self.group = 0;
+        }
+        self.further_groups.retain(|group| is_mapped(group_map, *group));
+        self
+    }
+}
+
+/// Whether a map of `inside outside count` lines has this number.
+fn is_mapped(map: &str, number: u32) -> bool {
+    map.lines().any(|line| {
+        let mut fields = line.split_whitespace().map(|field| field.parse::<u64>().unwrap_or(0));
+        let (first, count) = (fields.next().unwrap_or(0), fields.nth(1).unwrap_or(0));
+        (first..first + count).contains(&u64::from(number))
+    })
+}
+
 /// Numbers of the groups that `wanted` says yes to, by name and members.
 fn groups(group: &str, wanted: impl Fn(&str, &[&str]) -> bool) -> Vec<u32> {
     let numbers = group.lines().filter_map(|line| {
@@ -220,11 +247,10 @@ pub(crate) fn oci_spec(
         .gid(identity.group)
         .additional_gids(identity.further_groups.clone())
         .build()?;
-    let open_files = PosixRlimitBuilder::default()
-        .typ(PosixRlimitType::RlimitNofile)
-        .soft(open_files_max())
-        .hard(open_files_max())
-        .build()?;
+    let mut bounds = vec![bound(PosixRlimitType::RlimitNofile, open_files_max())?];
+    if let Some(processes_max) = plan.processes_of_user_max {
+        bounds.push(bound(PosixRlimitType::RlimitNproc, processes_max)?);
+    }
     let process = ProcessBuilder::default()
         .terminal(false)
         .user(user)
@@ -232,7 +258,7 @@ pub(crate) fn oci_spec(
         .env(environment)
         .cwd(PathBuf::from(&plan.working_directory))
         .capabilities(capabilities(identity)?)
-        .rlimits(vec![open_files])
+        .rlimits(bounds)
         .no_new_privileges(true)
         .oom_score_adj(OOM_SCORE)
         .build()?;
@@ -264,6 +290,10 @@ pub(crate) fn oci_spec(
         .build()
 }
 
+fn bound(kind: PosixRlimitType, most: u64) -> Result<PosixRlimit, OciSpecError> {
+    PosixRlimitBuilder::default().typ(kind).soft(most).hard(most).build()
+}
+
 fn has_home(environment: &[String]) -> bool {
     environment.iter().any(|pair| pair.starts_with("HOME="))
 }
@@ -280,7 +310,7 @@ fn open_files_max() -> u64 {
 /// them through a set-user-id program, which `no_new_privileges` forbids.
 fn capabilities(identity: &Identity) -> Result<oci_spec::runtime::LinuxCapabilities, OciSpecError> {
     let all: HashSet<Capability> = CAPABILITIES.into_iter().collect();
-    let effective = if identity.user == 0 { all.clone() } else { HashSet::new() };
+    let effective = if identity.unprivileged { HashSet::new() } else { all.clone() };
     LinuxCapabilitiesBuilder::default()
         .bounding(all)
         .effective(effective.clone())
@@ -307,7 +337,6 @@ fn mounts(plan: &ContainerPlan, paths: &ContainerPaths) -> Result<Vec<Mount>, Oc
             "tmpfs",
             &["nosuid", "noexec", "nodev", "mode=1777", &shared_memory],
         )?,
-        mount("mqueue", "/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         mount("sysfs", "/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
     ];
     // Version 1 has a directory for each controller, and something has to hold them.
@@ -349,6 +378,23 @@ mod tests {
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:50::/home/bob:/bin/sh\nbad\n";
     const GROUP: &str = "root:x:0:\nstaff:x:50:\nwheel:x:10:alice,bob\nvideo:x:44:bob\n";
+
+    #[test]
+    fn a_number_that_is_not_mapped_becomes_a_root_without_powers() {
+        let (whole, single) = ("0 0 4294967295\n", "0 1000 1\n");
+        let cases = [
+            ("bob", whole, "1000:50 [10, 44] unprivileged"),
+            ("bob", single, "0:0 [] unprivileged"),
+            ("", single, "0:0 [] root"),
+            ("0:50", single, "0:0 [] root"),
+        ];
+        for (user, map, expected) in cases {
+            let found = identity(user, PASSWD, GROUP).among(map, map);
+            let power = if found.unprivileged { "unprivileged" } else { "root" };
+            let text = format!("{}:{} {:?} {power}", found.user, found.group, found.further_groups);
+            assert_eq!(text, expected, "{user} in {map}");
+        }
+    }
 
     #[test]
     fn a_user_is_looked_up_in_the_images_own_files() {

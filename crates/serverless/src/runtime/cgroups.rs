@@ -117,6 +117,11 @@ impl Cgroups {
         (Cgroups { roots }, problems)
     }
 
+    /// Whether the number of processes can be limited for each container.
+    pub(crate) fn count_processes(&self) -> bool {
+        self.roots.contains_key(&Controller::Processes)
+    }
+
     /// Makes the group of one container and sets its limits.
     pub(crate) fn create(
         &self,
@@ -181,10 +186,15 @@ impl ContainerGroup {
         all
     }
 
-    /// Where the container sees each directory under `/sys/fs/cgroup`.
+    /// What the container sees under `/sys/fs/cgroup`, and as what: the limits that language
+    /// runtimes size themselves by.
     pub(crate) fn shown_as(&self) -> Vec<(PathBuf, String)> {
         let mut all: Vec<(PathBuf, String)> = Vec::new();
+        let sized_by = [Controller::Processor, Controller::Memory];
         for (controller, (version, path)) in &self.directories {
+            if !sized_by.contains(controller) {
+                continue;
+            }
             let name = match version {
                 Version::One => controller.name_v1().to_owned(),
                 Version::Unified => String::new(),

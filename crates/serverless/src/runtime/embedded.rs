@@ -18,6 +18,7 @@ use super::cgroups::Cgroups;
 use super::dialer::Dialer;
 use super::instance::{EmbeddedInstance, InstanceTask};
 use super::leftovers;
+use super::limits::PROCESSES_MAX;
 use super::link::Link;
 use super::{
     Allowance, Instance, InstanceSpec, LogSink, Pending, Reconciled, Runtime, StartError, bundle,
@@ -138,7 +139,11 @@ impl Inner {
     ) -> Result<Arc<dyn Instance>, StartError> {
         let mut plans = BTreeMap::new();
         for container in &spec.containers {
-            plans.insert(container.name.clone(), bundle::plan_container(&spec, container)?);
+            let mut plan = bundle::plan_container(&spec, container)?;
+            if !self.cgroups.count_processes() {
+                plan.processes_of_user_max = Some(u64::from(PROCESSES_MAX));
+            }
+            plans.insert(container.name.clone(), plan);
         }
         let directory = self.instance_directory(spec.id.as_str());
         let host = |step| move |source| StartError::Host { step, source };

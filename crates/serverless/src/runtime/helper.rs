@@ -23,6 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use seccompiler::BpfProgram;
 
 use super::bundle::{self, ContainerPaths};
 use super::complaints;
@@ -41,11 +42,14 @@ pub fn helper_main() -> ExitCode {
     #[allow(unsafe_code)]
     let control = unsafe { OwnedFd::from_raw_fd(0) };
     complaints::listen();
-    let mut helper =
-        Helper { control, inbox: Inbox::default(), sandbox: None, running: Vec::new() };
-    let result = sandbox::enter_own_namespaces()
-        .and_then(|()| helper.report(&Report::Ready))
-        .and_then(|()| helper.serve());
+    let mut helper = Helper {
+        control,
+        inbox: Inbox::default(),
+        filters: Vec::new(),
+        sandbox: None,
+        running: Vec::new(),
+    };
+    let result = helper.make_ready().and_then(|()| helper.serve());
     helper.end();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,6 +67,8 @@ pub fn helper_main() -> ExitCode {
 struct Helper {
     control: OwnedFd,
     inbox: Inbox,
+    /// Compiled before there is an instance that would have to wait for it.
+    filters: Vec<BpfProgram>,
     sandbox: Option<Sandbox>,
     running: Vec<Running>,
 }
@@ -85,6 +91,13 @@ struct Running {
 }
 
 impl Helper {
+    /// Does whatever needs no instance.
+    fn make_ready(&mut self) -> io::Result<()> {
+        sandbox::enter_own_namespaces()?;
+        self.filters = seccomp::filters().map_err(io::Error::other)?;
+        self.report(&Report::Ready)
+    }
+
     fn report(&self, report: &Report) -> io::Result<()> {
         orders::send(self.control.as_fd(), report, &[])
     }
@@ -175,7 +188,7 @@ impl Helper {
         let program = Program::new(
             executed_write.as_raw_fd(),
             sandbox::group_entrances(&sandbox.groups, &plan.name)?,
-            seccomp::filters().map_err(io::Error::other)?,
+            self.filters.clone(),
         );
         let nothing = fs::File::open("/dev/null")?;
         let state = directory.join("state");

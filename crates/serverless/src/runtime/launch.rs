@@ -442,7 +442,10 @@ mod tests {
         }
     }
 
-    fn waves(containers: &[(&str, &[&str])]) -> String {
+    /// Name, and the names it starts after.
+    type Container<'a> = (&'a str, &'a [&'a str]);
+
+    fn waves(containers: &[Container<'_>]) -> String {
         let specs: Vec<ContainerSpec> =
             containers.iter().map(|(name, after)| container(name, after)).collect();
         match start_waves(&specs) {
@@ -460,7 +463,7 @@ mod tests {
 
     #[test]
     fn containers_start_after_those_they_depend_on() {
-        let cases: [(&[(&str, &[&str])], &str); 5] = [
+        let cases: [(&[Container<'_>], &str); 5] = [
             (&[("app", &[])], "app"),
             (&[("app", &["db"]), ("db", &[])], "db then app"),
             (&[("app", &["db", "log"]), ("db", &["log"]), ("log", &[])], "log then db then app"),

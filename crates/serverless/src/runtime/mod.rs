@@ -24,6 +24,7 @@ mod complaints;
 mod dialer;
 mod embedded;
 mod helper;
+mod hiding;
 mod instance;
 pub mod launch;
 mod leftovers;

@@ -111,6 +111,8 @@ pub(crate) struct ContainerPlan {
     /// `/etc/hosts` of the container.
     pub(crate) hosts: String,
     pub(crate) writable_bytes_max: u64,
+    /// Set where no control group counts processes: then those of the user are.
+    pub(crate) processes_of_user_max: Option<u64>,
     /// Volume name, path inside.
     pub(crate) mounts: Vec<(String, String)>,
 }

@@ -15,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::libc;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
@@ -24,18 +24,16 @@ use pathrs::Root;
 use pathrs::flags::OpenFlags;
 
 use super::bundle::{Identity, identity};
+use super::hiding::{hide_control_groups, in_user_namespace};
 use super::orders::{ContainerPlan, PlannedGroup, PlannedSource, SandboxPlan};
 
 /// The address an instance is reached at. Not the loopback address: a program that listens on
 /// that alone is unreachable on Cloud Run, and has to be so here.
 pub(crate) const INSTANCE_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 8, 1);
-const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 /// Small files of the sandbox itself: specifications, states, secrets.
 const SANDBOX_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Accounts of an image are read up to this size.
 const ACCOUNTS_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// One process's view of the world in which user numbers mean what they say.
-const WHOLE_USER_RANGE: &str = "4294967295";
 
 /// New mount and network namespaces for this process, the network with its loopback up.
 pub(crate) fn enter_own_namespaces() -> io::Result<()> {
@@ -114,10 +112,7 @@ pub(crate) fn prepare(plan: &SandboxPlan) -> io::Result<()> {
             bind(source, &target, true)?;
         }
     }
-    // libcontainer has its own opinion about control groups; with none in sight it leaves them
-    // to us. Inside a user namespace the mount cannot be undone, only covered.
-    let _ = umount2(CONTROL_GROUPS, MntFlags::MNT_DETACH);
-    mount_memory(Path::new(CONTROL_GROUPS), 1024 * 1024, 0o755)
+    hide_control_groups(&plan.directory)
 }
 
 /// Where the views of a container's control groups are, and under which name it sees each.
@@ -170,7 +165,8 @@ pub(crate) fn prepare_files(directory: &Path, plan: &ContainerPlan) -> io::Resul
     write_inside(&root, "/etc/resolv.conf", "");
     let passwd = read_inside(&root, "/etc/passwd");
     let group = read_inside(&root, "/etc/group");
-    Ok(identity(&plan.user, &passwd, &group))
+    let map = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    Ok(identity(&plan.user, &passwd, &group).among(&map("uid_map"), &map("gid_map")))
 }
 
 fn read_inside(root: &Root, path: &str) -> String {
@@ -223,16 +219,21 @@ fn plain_name(name: &str) -> io::Result<&Path> {
     }
 }
 
-fn mount_memory(target: &Path, bytes_max: u64, mode: u32) -> io::Result<()> {
+pub(crate) fn mount_memory(target: &Path, bytes_max: u64, mode: u32) -> io::Result<()> {
     let options = format!("size={bytes_max},mode={mode:o}");
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
     mount_at(Some("tidegate"), target, Some("tmpfs"), flags, &options)
 }
 
-fn bind(source: &Path, target: &Path, read_only: bool) -> io::Result<()> {
+/// Makes a directory or file appear at another path, with everything mounted below it.
+pub(crate) fn bind_tree(source: &Path, target: &Path) -> io::Result<()> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(source), target, None::<&str>, flags, None::<&str>)
-        .map_err(|error| failed(&format!("bind {}", source.display()), error))?;
+        .map_err(|error| failed(&format!("bind {}", source.display()), error))
+}
+
+fn bind(source: &Path, target: &Path, read_only: bool) -> io::Result<()> {
+    bind_tree(source, target)?;
     if read_only {
         let flags = MsFlags::MS_BIND
             | MsFlags::MS_REMOUNT
@@ -244,7 +245,7 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> io::Result<()> {
     Ok(())
 }
 
-fn mount_at(
+pub(crate) fn mount_at(
     source: Option<&str>,
     target: &Path,
     kind: Option<&str>,
@@ -260,11 +261,6 @@ fn failed(step: &str, error: nix::Error) -> io::Error {
     io::Error::new(cause.kind(), format!("{step}: {cause}"))
 }
 
-fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().nth(2) != Some(WHOLE_USER_RANGE)
-}
-
 /// Sets the loopback device up and gives it the address the instance is reached at.
 fn bring_loopback_up() -> io::Result<()> {
     let control = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
@@ -272,12 +268,12 @@ fn bring_loopback_up() -> io::Result<()> {
     #[allow(unsafe_code)]
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     name_device(&mut request, b"lo");
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    request.ifr_ifru.ifru_flags = small(libc::IFF_UP | libc::IFF_RUNNING)?;
     configure(&control, libc::SIOCSIFFLAGS, &request)?;
 
     name_device(&mut request, b"lo:1");
     let address = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_family: small(libc::AF_INET)?,
         sin_port: 0,
         sin_addr: libc::in_addr { s_addr: u32::from(INSTANCE_ADDRESS).to_be() },
         sin_zero: [0; 8],
@@ -287,6 +283,11 @@ fn bring_loopback_up() -> io::Result<()> {
     let address = unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
     request.ifr_ifru.ifru_addr = address;
     configure(&control, libc::SIOCSIFADDR, &request)
+}
+
+/// The kernel's structures keep some of its numbers in fewer bits than their constants have.
+fn small<T: TryFrom<i32>>(number: i32) -> io::Result<T> {
+    T::try_from(number).map_err(|_| io::Error::other("a constant of the kernel does not fit"))
 }
 
 fn name_device(request: &mut libc::ifreq, name: &[u8]) {

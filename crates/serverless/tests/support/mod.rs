@@ -1,6 +1,6 @@
 //! What the tests of this crate share: a program to run, images to run it from, a runtime of
 //! their own, and a look at the host.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -236,6 +236,17 @@ pub fn groups(mark: &str) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Whether the runtime of this mark could make control groups that limit memory.
+pub fn limits_memory(mark: &str) -> bool {
+    let files = ["memory.limit_in_bytes", "memory.max"];
+    groups(mark).iter().any(|group| files.iter().any(|file| group.join(file).exists()))
+}
+
+/// Whether it could make some that count processes.
+pub fn limits_processes(mark: &str) -> bool {
+    groups(mark).iter().any(|group| group.join("pids.max").exists())
 }
 
 /// Waits until something is so.
