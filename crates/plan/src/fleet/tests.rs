@@ -441,3 +441,115 @@ fn what_is_wrong_with_a_revision_is_said() {
         assert!(found[0].starts_with(expected), "{found:?}");
     }
 }
+
+/// Everything a plan says, as text.
+fn whole_picture(plan: &FleetPlan, problems: &[Problem]) -> String {
+    let mut lines = Vec::new();
+    for service in plan.services() {
+        let name = service.name();
+        let latest = service.latest_ready.as_ref().map(|latest| latest.name.name.to_string());
+        lines.push(format!("{name} {} latest {latest:?}", picture(service)));
+        lines.extend(service.hosts.iter().map(|host| {
+            let found = plan.by_host(host).map(|found| found.service.name().to_string());
+            format!("{host} -> {found:?}")
+        }));
+        for deployment in &service.deployments {
+            let (name, role) = (&deployment.revision.name.name, deployment.role);
+            lines.push(format!("{name} {role:?} {:?}", deployment.scaling));
+        }
+        for tag in ["blue", "green"] {
+            let kind = match service.tagged(tag) {
+                Tagged::Revision(revision) => revision.name.name.to_string(),
+                Tagged::NotReady => "not ready".to_owned(),
+                Tagged::NoSuchTag => continue,
+            };
+            lines.push(format!("{tag} {kind}"));
+        }
+    }
+    let mut problems: Vec<String> =
+        problems.iter().map(|problem| format!("{} {problem}", problem.resource)).collect();
+    problems.sort();
+    lines.extend(problems);
+    lines.join("\n")
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Service { name: usize, target: u64, percent: u32, tag: usize },
+    Revision { service: usize, generation: u64, ready: Option<bool> },
+    RemoveService(usize),
+    RemoveRevision(usize, u64),
+    Project(u64),
+}
+
+/// One name is the beginning of another.
+const NAMES: [&str; 3] = ["a", "ab", "c"];
+
+fn step() -> impl proptest::strategy::Strategy<Value = Step> {
+    use proptest::prelude::*;
+    prop_oneof![
+        (0..3_usize, 0..4_u64, 0..=100_u32, 0..3_usize)
+            .prop_map(|(name, target, percent, tag)| Step::Service { name, target, percent, tag }),
+        (0..3_usize, 1..4_u64, any::<Option<bool>>()).prop_map(|(service, generation, ready)| {
+            Step::Revision { service, generation, ready }
+        }),
+        (0..3_usize).prop_map(Step::RemoveService),
+        (0..3_usize, 1..4_u64).prop_map(|(service, g)| Step::RemoveRevision(service, g)),
+        (1..3_u64).prop_map(Step::Project),
+    ]
+}
+
+fn take(step: &Step, world: &mut Inventory) {
+    let service_name =
+        |index: usize| ResourceName::regional(PROJECT, REGION, Kind::Service, NAMES[index]);
+    match step {
+        Step::Service { name, target, percent, tag } => {
+            let revision = match target {
+                0 => "LATEST".to_owned(),
+                generation => format!("{}-{generation:05}-x", NAMES[*name]),
+            };
+            let traffic = [
+                (revision.as_str(), *percent, ["", "blue", "green"][*tag]),
+                ("LATEST", 100 - percent, ""),
+            ];
+            let declared = service(NAMES[*name], &traffic);
+            world.insert(model::Resource::Service(Arc::new(declared)));
+        }
+        Step::Revision { service, generation, ready } => {
+            let declared = revision(NAMES[*service], *generation, *ready);
+            world.insert(model::Resource::Revision(Arc::new(declared)));
+        }
+        Step::RemoveService(index) => {
+            world.remove(&service_name(*index));
+        }
+        Step::RemoveRevision(index, generation) => {
+            let name = format!("{}-{generation:05}-x", NAMES[*index]);
+            world.remove(&ResourceName::regional(PROJECT, REGION, Kind::Revision, &name));
+        }
+        Step::Project(number) => {
+            let name = ResourceName::project(PROJECT);
+            let project = Project { name, number: *number, common_instance_metadata: Vec::new() };
+            world.insert(model::Resource::Project(Arc::new(project)));
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_plan_brought_forward_says_what_one_from_nothing_says(
+        steps in proptest::collection::vec(step(), 1..40),
+    ) {
+        let mut world = world(vec![], vec![]);
+        let mut plan = FleetPlan::default();
+        for step in &steps {
+            take(step, &mut world);
+            let (next, problems) = compile(&world, &plan);
+            let (fresh, fresh_problems) = compile(&world, &FleetPlan::default());
+            proptest::prop_assert_eq!(
+                whole_picture(&next, &problems),
+                whole_picture(&fresh, &fresh_problems)
+            );
+            plan = next;
+        }
+    }
+}
