@@ -528,4 +528,16 @@ mod tests {
         let quiet = Query { service: Some("quiet".to_owned()), limit: 9, ..Query::default() };
         assert_eq!(texts(&store, &quiet), ["kept"]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_is_too_strange_to_be_kept(text in r#"(\{"severity":)?\PC{0,200}\}?"#) {
+            let store = LogStore::new();
+            write(&store, "s", &text);
+            let entries = store.query(&Query { limit: 9, ..Query::default() });
+            proptest::prop_assert_eq!(entries.len(), 1);
+            let is_kept = entries[0].json.is_some() || entries[0].text == text || text.starts_with('{');
+            proptest::prop_assert!(is_kept);
+        }
+    }
 }

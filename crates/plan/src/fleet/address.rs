@@ -122,4 +122,30 @@ mod tests {
             assert_eq!(parse(host), None, "{host}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_service_is_read_back_from_both_its_hosts(
+            service in "[a-z]([a-z0-9-]{0,20}[a-z0-9])?",
+            tag in proptest::option::of("[a-z]([a-z0-9]{0,8})?"),
+            project_number: u64,
+            region in "[a-z]{2,6}-[a-z]{4,9}[1-9]",
+        ) {
+            // Three hyphens are what divides a tag from a service.
+            proptest::prop_assume!(!service.contains("---"));
+            for host in hosts(&service, project_number, &region) {
+                let host = tag.as_ref().map_or(host.clone(), |tag| format!("{tag}---{host}"));
+                let read = parse(&host);
+                proptest::prop_assert_eq!(
+                    read.map(|address| (address.tag, address.service)),
+                    Some((tag.as_deref(), service.as_str()))
+                );
+            }
+        }
+
+        #[test]
+        fn no_host_is_too_strange_to_be_read(host in "\\PC{0,80}(\\.run\\.app)?") {
+            parse(&host);
+        }
+    }
 }
