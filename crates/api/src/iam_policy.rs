@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::compute::same_bytes;
 use crate::error::{ApiError, Reason};
 use crate::http::Principal;
 use crate::roles;
@@ -16,9 +17,9 @@ use crate::roles;
 /// The etag of a policy that was never set.
 pub(crate) const ETAG_OF_NOTHING: &str = "ACAB";
 /// Members in all bindings of a policy together.
-pub const MEMBERS_MAX: usize = 1500;
+pub(crate) const MEMBERS_MAX: usize = 1500;
 /// Groups among them.
-pub const GROUPS_MAX: usize = 250;
+pub(crate) const GROUPS_MAX: usize = 250;
 
 /// The policy as a client sees it.
 pub(crate) fn shown(policy: Option<&Value>) -> Value {
@@ -35,7 +36,7 @@ pub(crate) fn replaced(
     let current_etag = current_etag.unwrap_or(ETAG_OF_NOTHING);
     if let Some(given) = wanted.get("etag").and_then(Value::as_str)
         && !given.is_empty()
-        && given != current_etag
+        && !same_bytes(given, current_etag)
     {
         return Err(ApiError::new(
             Reason::Aborted,

@@ -35,7 +35,29 @@ pub(crate) fn of_labels(object: &Object) -> String {
 /// Refuses a fingerprint other than the current one.
 pub(crate) fn check(given: Option<&Value>, current: &str, what: &str) -> Result<(), ApiError> {
     match given.and_then(Value::as_str) {
-        Some(given) if given == current => Ok(()),
+        Some(given) if same_bytes(given, current) => Ok(()),
         _ => Err(ApiError::new(Reason::ConditionNotMet, what)),
+    }
+}
+
+/// Whether two base64 texts say the same. Clients that keep bytes as bytes write them back in the
+/// URL-safe alphabet, whichever they were given.
+pub(crate) fn same_bytes(one: &str, other: &str) -> bool {
+    let standard = |text: &str| text.trim_end_matches('=').replace('-', "+").replace('_', "/");
+    standard(one) == standard(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_the_same_in_both_alphabets_of_base64() {
+        for given in ["tLImo/AYWdA=", "tLImo_AYWdA=", "tLImo_AYWdA"] {
+            assert!(check(Some(&given.into()), "tLImo/AYWdA=", "stale").is_ok(), "{given}");
+        }
+        for given in ["", "tLImo/AYWdB=", "AAAAAAAAAAA="] {
+            assert!(check(Some(&given.into()), "tLImo/AYWdA=", "stale").is_err(), "{given}");
+        }
     }
 }

@@ -37,7 +37,8 @@ mod subnetworks;
 mod target_http_proxies;
 mod target_https_proxies;
 
-pub use operations::{OPERATIONS_MAX, WAIT_MAX};
+pub(crate) use fingerprint::same_bytes;
+pub use operations::{ANSWER_WAIT_MAX, OPERATIONS_MAX, WAIT_MAX};
 
 use crate::Api;
 use crate::error::{ApiError, Dialect};
@@ -50,6 +51,7 @@ use list::{Item, Scopes};
 use mask::Mask;
 use model::{Kind, Resource, ResourceName};
 use serde_json::Value;
+use std::time::Duration;
 
 /// Every collection whose resources are declared.
 static COLLECTIONS: &[&dyn Collection] = &[
@@ -90,7 +92,7 @@ const EMPTY_COLLECTIONS: &[(&str, &str, &str)] = &[
 /// Answers one request.
 pub(crate) async fn handle(api: &Api, request: &Request) -> Response {
     match request.path.strip_prefix("/compute/v1/") {
-        Some(path) => one(api, request, path).await,
+        Some(path) => one(api, request, path, ANSWER_WAIT_MAX).await,
         None if request.path.starts_with("/batch/compute/v1") => batch::handle(api, request).await,
         None => {
             let url = &request.path;
@@ -100,14 +102,20 @@ pub(crate) async fn handle(api: &Api, request: &Request) -> Response {
     }
 }
 
-async fn one(api: &Api, request: &Request, path: &str) -> Response {
-    match answer(api, request, path).await {
+/// Answers one request below `/compute/v1/`; the answer to a change waits a little for it to be done.
+async fn one(api: &Api, request: &Request, path: &str, wait_max: Duration) -> Response {
+    match answer(api, request, path, wait_max).await {
         Ok(response) => response,
         Err(error) => error.response(Dialect::Compute),
     }
 }
 
-async fn answer(api: &Api, request: &Request, path: &str) -> Result<Response, ApiError> {
+async fn answer(
+    api: &Api,
+    request: &Request,
+    path: &str,
+    wait_max: Duration,
+) -> Result<Response, ApiError> {
     let query = Query::parse(&request.query);
     let mask =
         query.get("fields").filter(|fields| !fields.is_empty()).map(Mask::parse).transpose()?;
@@ -116,7 +124,7 @@ async fn answer(api: &Api, request: &Request, path: &str) -> Result<Response, Ap
         delete_operation(&call).await?;
         return Ok(Response::empty());
     }
-    let value = dispatch(&call).await?;
+    let value = settled(&call, dispatch(&call).await?, wait_max).await?;
     let value = match mask {
         Some(mask) => mask.apply(value),
         None => value,
@@ -127,6 +135,20 @@ async fn answer(api: &Api, request: &Request, path: &str) -> Result<Response, Ap
     } else {
         Response::json(StatusCode::OK, &value)
     })
+}
+
+/// The operation of a change once it is done, or as it stands when time is up.
+async fn settled(call: &Call<'_>, value: Value, wait_max: Duration) -> Result<Value, ApiError> {
+    let is_change = call.matched.method.http_method != "GET" && call.matched.verb != "wait";
+    let is_running = value.get("status") == Some(&"RUNNING".into());
+    let name = value.get("name").and_then(Value::as_str);
+    match name.filter(|_| is_change && is_running && wait_max > Duration::ZERO) {
+        Some(name) => {
+            let key = format!("{}/operations/{name}", call.scope_path());
+            operations::wait(call.api, &key, wait_max).await
+        }
+        None => Ok(value),
+    }
 }
 
 async fn dispatch(call: &Call<'_>) -> Result<Value, ApiError> {
@@ -213,7 +235,10 @@ async fn operation(call: &Call<'_>) -> Result<Value, ApiError> {
                 .collect();
             list::aggregated(call, "operation", "operations", Scopes::All, items, &state)
         }
-        "wait" => operations::wait(call.api, &operation_key(call, &state)?).await,
+        "wait" => {
+            let key = operation_key(call, &state)?;
+            operations::wait(call.api, &key, operations::WAIT_MAX).await
+        }
         _ => operations::get(call.api, &state, &operation_key(call, &state)?),
     }
 }
