@@ -534,6 +534,27 @@ async fn an_instance_whose_helper_is_killed_ends_and_is_cleaned_up() {
 }
 
 #[tokio::test]
+async fn a_spare_helper_that_was_killed_is_not_used() {
+    if !root() {
+        return;
+    }
+    let world = World::with_spares(1).await;
+    let mark = world.runtime.mark().to_owned();
+    until("the spare helper is there", || !helpers(&mark).is_empty()).await;
+    // It reports itself a moment after it exists; only then it is a spare.
+    let first = world.launch(world.spec("one", SERVE)).await.unwrap();
+    until("another spare helper is there", || helpers(&mark).len() == 2).await;
+    for helper in helpers(&mark) {
+        nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    let second = world.launch(world.spec("two", SERVE)).await.unwrap();
+    assert_eq!(get(second.instance(), "/").await.0, 200);
+    first.stop(GRACE).await;
+    second.stop(GRACE).await;
+    world.end().await;
+}
+
+#[tokio::test]
 async fn an_instance_that_is_dropped_is_stopped() {
     if !root() {
         return;

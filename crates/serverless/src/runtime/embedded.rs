@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
-use super::cgroups::Cgroups;
+use super::cgroups::{Cgroups, ContainerGroup};
 use super::dialer::Dialer;
 use super::instance::{EmbeddedInstance, InstanceTask};
 use super::leftovers;
 use super::limits::PROCESSES_MAX;
 use super::link::Link;
+use super::orders::{PlannedGroup, SandboxPlan};
 use super::{
     Allowance, Instance, InstanceSpec, LogSink, Pending, Reconciled, Runtime, StartError, bundle,
 };
@@ -101,12 +102,28 @@ impl Inner {
         self.config.directory.join("instances").join(instance)
     }
 
-    /// A helper that is ready, or one started now.
-    async fn take_helper(&self) -> io::Result<Link> {
-        let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        match spare {
-            Some(link) => Ok(link),
-            None => Link::open(&self.config.helper, &self.mark).await,
+    /// A helper that is the sandbox of this plan: a spare one, or one started now.
+    async fn prepared_helper(&self, plan: &SandboxPlan) -> io::Result<Link> {
+        loop {
+            let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(mut link) = spare else { break };
+            match link.prepare(plan).await {
+                Ok(()) => return Ok(link),
+                // Somebody may have killed it while it waited; what the plan lacks, a helper of
+                // its own will say again.
+                Err(error) => {
+                    tracing::debug!(%error, "a spare instance helper was of no use");
+                    link.end().await;
+                }
+            }
+        }
+        let mut link = Link::open(&self.config.helper, &self.mark).await?;
+        match link.prepare(plan).await {
+            Ok(()) => Ok(link),
+            Err(error) => {
+                link.end().await;
+                Err(error)
+            }
         }
     }
 
@@ -154,17 +171,31 @@ impl Inner {
             let made = made.inspect_err(|_| undo(&groups, &directory));
             groups.insert(container.name.clone(), made.map_err(host("control groups"))?);
         }
-        let link = self.take_helper().await.inspect_err(|_| undo(&groups, &directory));
-        let link = link.map_err(host("a helper process"))?;
+        let sandbox = SandboxPlan {
+            directory: directory.clone(),
+            volumes: spec.volumes.iter().map(bundle::plan_volume).collect(),
+            groups: groups.iter().map(planned_group).collect(),
+        };
+        let link = self.prepared_helper(&sandbox).await;
+        let link = link.inspect_err(|_| undo(&groups, &directory));
+        let link = link.map_err(|error| StartError::Helper(error.to_string()))?;
         let allowance = if spec.startup_boost { Allowance::Boosted } else { Allowance::Full };
-        let instance = InstanceTask::prepare(Arc::clone(self), spec, plans, groups, link).await?;
+        let instance = InstanceTask::start(Arc::clone(self), spec, plans, groups, link);
         instance.set_processor(allowance);
         Ok(instance)
     }
 }
 
+fn planned_group((container, group): (&String, &ContainerGroup)) -> PlannedGroup {
+    PlannedGroup {
+        container: container.clone(),
+        directories: group.directories(),
+        shown: group.shown_as(),
+    }
+}
+
 /// Takes back what was made for an instance that got no helper.
-fn undo(groups: &BTreeMap<String, super::cgroups::ContainerGroup>, directory: &Path) {
+fn undo(groups: &BTreeMap<String, ContainerGroup>, directory: &Path) {
     for group in groups.values() {
         group.remove();
     }

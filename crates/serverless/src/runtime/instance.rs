@@ -21,10 +21,10 @@ use super::cgroups::ContainerGroup;
 use super::embedded::Inner;
 use super::link::Link;
 use super::logs::{LogTail, Output};
-use super::orders::{ContainerPlan, ExitStatus, Order, PlannedGroup, Report, SandboxPlan};
+use super::orders::{ContainerPlan, ExitStatus, Order, Report};
 use super::{
     Allowance, Exit, ExitCause, Instance, InstanceId, InstanceSpec, LogLine, Pending, StartError,
-    Stream, Usage, bundle,
+    Stream, Usage,
 };
 
 /// After a container's end its last lines are read for at most this long.
@@ -140,25 +140,20 @@ pub(crate) struct InstanceTask {
 }
 
 impl InstanceTask {
-    /// Turns a ready helper into the sandbox of this instance and hands out its handle.
-    pub(crate) async fn prepare(
+    /// Takes charge of a prepared helper and hands out the instance's handle.
+    pub(crate) fn start(
         runtime: Arc<Inner>,
         spec: Arc<InstanceSpec>,
         plans: BTreeMap<String, ContainerPlan>,
         groups: BTreeMap<String, ContainerGroup>,
         link: Link,
-    ) -> Result<Arc<dyn Instance>, StartError> {
+    ) -> Arc<dyn Instance> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (exit, exit_seen) = watch::channel(None);
         let (gone, gone_seen) = watch::channel(false);
         let namespace = Arc::new(Mutex::new(Some(Arc::clone(&link.namespace))));
         let groups = Arc::new(groups);
         let tail = Arc::new(LogTail::default());
-        let sandbox = SandboxPlan {
-            directory: runtime.instance_directory(spec.id.as_str()),
-            volumes: spec.volumes.iter().map(bundle::plan_volume).collect(),
-            groups: groups.iter().map(planned_group).collect(),
-        };
         let handle = EmbeddedInstance {
             id: spec.id.clone(),
             runtime: Arc::clone(&runtime),
@@ -169,7 +164,7 @@ impl InstanceTask {
             tail: Arc::clone(&tail),
             groups: Arc::clone(&groups),
         };
-        let mut task = InstanceTask {
+        let task = InstanceTask {
             runtime,
             id: spec.id.clone(),
             link,
@@ -185,27 +180,9 @@ impl InstanceTask {
             stopping: false,
             kill_at: None,
         };
-        match task.send_plan(sandbox).await {
-            Ok(()) => {
-                let tasks = task.runtime.tasks.clone();
-                tasks.spawn(task.run());
-                Ok(handle.shared())
-            }
-            Err(error) => {
-                task.remove().await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn send_plan(&mut self, plan: SandboxPlan) -> Result<(), StartError> {
-        let helper = |error: io::Error| StartError::Helper(error.to_string());
-        self.link.send(&Order::Prepare(plan)).await.map_err(helper)?;
-        match self.link.next().await.map_err(helper)? {
-            Some(Report::Prepared) => Ok(()),
-            Some(Report::Failed { reason, .. }) => Err(StartError::Helper(reason)),
-            _ => Err(StartError::Helper("it ended while preparing the instance".to_owned())),
-        }
+        let tasks = task.runtime.tasks.clone();
+        tasks.spawn(task.run());
+        handle.shared()
     }
 
     /// Lives as long as the instance does.
@@ -254,6 +231,10 @@ impl InstanceTask {
                 let kill_at = Instant::now() + grace;
                 self.kill_at = Some(self.kill_at.map_or(kill_at, |known| known.min(kill_at)));
                 if !self.stopping && !self.running.is_empty() {
+                    // A throttled container could not say goodbye in time.
+                    for group in self.groups.values() {
+                        let _ = group.set_processor(Allowance::Full);
+                    }
                     // If the helper is gone its containers are, too, and `next` tells.
                     let _ = self.link.send(&Order::Signal(Signal::SIGTERM as i32)).await;
                 }
@@ -390,13 +371,5 @@ async fn remove_groups(groups: &BTreeMap<String, ContainerGroup>, id: &InstanceI
             group.kill();
             sleep(GROUP_POLL).await;
         }
-    }
-}
-
-fn planned_group((container, group): (&String, &ContainerGroup)) -> PlannedGroup {
-    PlannedGroup {
-        container: container.clone(),
-        directories: group.directories(),
-        shown: group.shown_as(),
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::embedded::HelperProgram;
 use super::helper::HELPER_ARGUMENT;
-use super::orders::{Inbox, Order, Report, frame};
+use super::orders::{Inbox, Order, Report, SandboxPlan, frame};
 
 /// A helper that has not made its namespaces by then never will.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -63,6 +63,16 @@ impl Link {
         let namespace = File::open(format!("/proc/{process}/ns/net"))?;
         let Starting { child, control, inbox } = link;
         Ok(Link { child, control, inbox, namespace: Arc::new(namespace.into()) })
+    }
+
+    /// Makes the helper the sandbox of an instance.
+    pub(crate) async fn prepare(&mut self, plan: &SandboxPlan) -> io::Result<()> {
+        self.send(&Order::Prepare(plan.clone())).await?;
+        match self.next().await? {
+            Some(Report::Prepared) => Ok(()),
+            Some(Report::Failed { reason, .. }) => Err(io::Error::other(reason)),
+            _ => Err(io::Error::other("it ended while preparing the instance")),
+        }
     }
 
     /// Sends one order.

@@ -55,7 +55,7 @@ pub(crate) enum ExitStatus {
 }
 
 /// What the containers of an instance share.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SandboxPlan {
     /// An empty directory of the host that belongs to this instance.
     pub(crate) directory: PathBuf,
@@ -65,7 +65,7 @@ pub(crate) struct SandboxPlan {
 }
 
 /// The control groups of one container.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PlannedGroup {
     pub(crate) container: String,
     /// Where its processes are put.
@@ -75,14 +75,14 @@ pub(crate) struct PlannedGroup {
 }
 
 /// A directory that containers of the instance share.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PlannedVolume {
     pub(crate) name: String,
     pub(crate) source: PlannedSource,
 }
 
 /// Where it comes from.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum PlannedSource {
     Memory {
         bytes_max: u64,
