@@ -5,7 +5,7 @@ Two steps, so that what the code was generated from is in the repository and no 
 
   generate.py trim DIRECTORY   reads DIRECTORY/{compute.v1,...}.json, as the PyPI package google-api-python-client
                                ships them, and keeps in `discovery/` only the methods and schemas that are served
-  generate.py write            reads `discovery/` and writes `src/<api>/*.rs`; run rustfmt afterwards
+  generate.py write [INTO]     reads `discovery/` and writes `<api>/*.rs` into `src/` or INTO; run rustfmt afterwards
 
 `make wire` runs the second step and rustfmt.
 """
@@ -382,11 +382,11 @@ class Api:
         repeated = "true" if parameter.get("repeated") else "false"
         return f"    Parameter {{ name: {quoted(name)}, shape: {shape}, repeated: {repeated} }},\n"
 
-    def write(self):
+    def write(self, into):
         for name, schema in self.schemas.items():
             if pascal(name) not in self.blocks:
                 self.message(pascal(name), schema)
-        folder = SOURCE / self.module
+        folder = into / self.module
         folder.mkdir(exist_ok=True)
         for old in folder.glob("*.rs"):
             old.unlink()
@@ -441,9 +441,9 @@ class Api:
         return "".join(out)
 
 
-def write():
+def write(into):
     for module, (document, _, _) in APIS.items():
-        Api(module, json.loads((TRIMMED / f"{document}.json").read_text())).write()
+        Api(module, json.loads((TRIMMED / f"{document}.json").read_text())).write(into)
 
 
 if __name__ == "__main__":
@@ -451,6 +451,8 @@ if __name__ == "__main__":
         case ["trim", directory]:
             trim(directory)
         case ["write"]:
-            write()
+            write(SOURCE)
+        case ["write", into]:
+            write(Path(into))
         case _:
             raise SystemExit(__doc__)

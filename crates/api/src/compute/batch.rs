@@ -9,6 +9,7 @@ use crate::http::{Request, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
+use std::time::Duration;
 
 /// The most requests in one batch.
 pub(crate) const BATCH_REQUESTS_MAX: usize = 1000;
@@ -33,7 +34,8 @@ pub(crate) async fn handle(api: &Api, request: &Request) -> Response {
         let response = match part.request {
             // A batch within a batch is no request of this API.
             Ok(inner) => match inner.path.strip_prefix("/compute/v1/") {
-                Some(path) => super::one(api, &inner, path).await,
+                // The parts follow each other: none waits for what the one before it started.
+                Some(path) => super::one(api, &inner, path, Duration::ZERO).await,
                 None => unknown_path(&inner.path).response(Dialect::Compute),
             },
             Err(error) => error.response(Dialect::Compute),

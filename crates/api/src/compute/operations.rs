@@ -26,6 +26,9 @@ const FORGOTTEN_AT_ONCE_MAX: usize = 8;
 const RECORDED_AT_ONCE_MAX: usize = 100;
 /// How long `wait` holds its caller.
 pub const WAIT_MAX: Duration = Duration::from_secs(120);
+/// How long the answer to a change is held, so that what is done at once is told as done. Clients then
+/// ask no second time, and those that would poll an address of Google's own never do.
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_millis(200);
 
 /// How operations ended that are not written down yet.
 #[derive(Debug, Default)]
@@ -252,10 +255,10 @@ pub(crate) fn get(api: &Api, state: &State, key: &str) -> Result<Value, ApiError
     Ok(Value::Object(presented(View { api, state }, key, document)))
 }
 
-/// Holds the caller until the operation is done, at most [`WAIT_MAX`]; then says how it stands.
-pub(crate) async fn wait(api: &Api, key: &str) -> Result<Value, ApiError> {
+/// Holds the caller until the operation is done, or until time is up; then says how it stands.
+pub(crate) async fn wait(api: &Api, key: &str, wait_max: Duration) -> Result<Value, ApiError> {
     let mut progress = api.observed().progress();
-    let deadline = tokio::time::Instant::now() + WAIT_MAX;
+    let deadline = tokio::time::Instant::now() + wait_max;
     loop {
         progress.mark_unchanged();
         let operation = get(api, &api.world().state(), key)?;

@@ -1,6 +1,6 @@
 //! An API over a real store in a temporary folder, with a clock and chance that repeat themselves.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
 use api::{
     Api, InstanceStatus, Observed, Principal, Request, Response, Settled, Surroundings, World,
