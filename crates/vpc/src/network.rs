@@ -44,8 +44,7 @@ impl HostNetwork {
                 ("ipv6/conf/all/disable_ipv6", "1"),
                 ("ipv6/conf/default/disable_ipv6", "1"),
                 ("ipv4/ip_forward", "1"),
-                // Listeners are told what becomes reachable; nothing may bind a privileged port
-                // by accident, and everything that may is this server.
+                // The kernel would miss a way back to the local ranges of tunnel and proxies.
                 ("ipv4/conf/all/rp_filter", "0"),
                 ("ipv4/conf/default/rp_filter", "0"),
                 ("ipv4/conf/all/accept_redirects", "0"),

@@ -67,7 +67,8 @@ impl<'a> Claim<'a> {
 /// Every claimed address of every network.
 #[derive(Debug, Default)]
 pub struct Claims<'a> {
-    by_address: BTreeMap<(&'a ResourceName, Ipv4Addr), Vec<Claim<'a>>>,
+    /// Addresses first: they tell apart sooner than names do.
+    by_address: BTreeMap<(Ipv4Addr, &'a ResourceName), Vec<Claim<'a>>>,
 }
 
 impl<'a> Claims<'a> {
@@ -95,19 +96,20 @@ impl<'a> Claims<'a> {
     }
 
     fn add(&mut self, network: &'a ResourceName, address: Ipv4Addr, claim: Claim<'a>) {
-        self.by_address.entry((network, address)).or_default().push(claim);
+        self.by_address.entry((address, network)).or_default().push(claim);
     }
 
     /// Who claims the address in the network; empty when it is free.
     pub fn on(&self, network: &'a ResourceName, address: Ipv4Addr) -> &[Claim<'a>] {
-        self.by_address.get(&(network, address)).map_or(&[], Vec::as_slice)
+        self.by_address.get(&(address, network)).map_or(&[], Vec::as_slice)
     }
 
     /// The lowest address of `subnet` that may be used and that nothing claims.
     pub fn lowest_free(&self, subnet: &Subnetwork) -> Option<Ipv4Addr> {
         let (first, last) = range::usable(subnet.range)?;
-        let within = (&subnet.network, first)..=(&subnet.network, last);
-        let taken = self.by_address.range(within).map(|((_, address), _)| *address);
+        let within = self.by_address.range((first, &subnet.network)..=(last, &subnet.network));
+        let of_network = within.filter(|((_, network), _)| **network == subnet.network);
+        let taken = of_network.map(|((address, _), _)| *address);
         lowest_free(subnet.range, taken)
     }
 }
@@ -172,7 +174,7 @@ pub fn problems(inventory: &Inventory) -> Vec<Problem> {
         reservation_problems(inventory, address, &mut problems);
     }
     let claims = Claims::of(inventory);
-    for ((_, address), holders) in &claims.by_address {
+    for ((address, _), holders) in &claims.by_address {
         for claim in holders {
             problems.extend(placement_problem(inventory, *address, claim));
         }

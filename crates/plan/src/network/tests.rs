@@ -555,3 +555,24 @@ fn the_next_address_leaves_out_whatever_is_claimed() {
     assert_eq!(holder(4).map(|name| name.name.as_str()), Some("a"));
     assert_eq!(holder(7), None);
 }
+
+#[test]
+fn two_networks_may_use_the_same_addresses() {
+    let text = with_base(
+        "
+        network a
+        subnet in-a range=10.1.2.0/24 network=a
+        vm mine ip=10.1.2.4
+        vm theirs ip=10.1.2.2 network=a subnet=in-a
+        vm high ip=10.1.2.3 network=a subnet=in-a
+        ",
+    );
+    assert_eq!(messages(&text), Vec::<String>::new());
+    let inventory = world(&text);
+    let requester = regional(Kind::ForwardingRule, "new");
+    for (subnet, next) in [("s", 5), ("in-a", 4)] {
+        let subnet = regional(Kind::Subnetwork, subnet);
+        let address = address::allocate(&inventory, &requester, "subnetwork", &subnet);
+        assert_eq!(address, Ok(Ipv4Addr::new(10, 1, 2, next)), "{subnet}");
+    }
+}
