@@ -1,5 +1,6 @@
 //! From documents to what they mean: the one place that knows which room reads which kind.
 
+use crate::certificate_manager;
 use crate::compute;
 use crate::error::ApiError;
 use crate::run;
@@ -13,6 +14,7 @@ pub(crate) fn resource(
     document: &Value,
 ) -> Result<Option<Resource>, ApiError> {
     match name.kind {
+        Kind::Certificate => certificate_manager::resource(name, document).map(Some),
         Kind::Project => compute::projects::resource(name, document).map(Some),
         Kind::Service => {
             run::convert::service(name, document).map(|s| Some(Resource::Service(Arc::new(s))))

@@ -22,9 +22,9 @@ use crate::roles::{self, ROLES};
 use crate::world::State;
 
 /// Service accounts of one project.
-pub const ACCOUNTS_MAX: usize = 100;
+pub(crate) const ACCOUNTS_MAX: usize = 100;
 /// Keys of one service account.
-pub const KEYS_MAX: usize = 10;
+pub(crate) const KEYS_MAX: usize = 10;
 
 const KEY_LINE_CHARACTERS: usize = 64;
 const NEVER: &str = "9999-12-31T23:59:59Z";

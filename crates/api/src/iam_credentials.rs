@@ -61,8 +61,10 @@ fn access_token(call: &Call<'_>, name: &ResourceName) -> Result<Value, ApiError>
     let now = call.api.surroundings().now();
     let principal = Principal { email: name.name.to_string(), is_service_account: true };
     let token = call.api.identity()?.access_token(&principal, seconds, now);
-    let expires = now + Duration::seconds(seconds);
-    Ok(json!({ "accessToken": token, "expireTime": utc_timestamp(expires) }))
+    // google-auth reads whole seconds and nothing finer.
+    let expires = (now + Duration::seconds(seconds)).truncate_to_second();
+    let expires = utc_timestamp(expires).replace(".000000Z", "Z");
+    Ok(json!({ "accessToken": token, "expireTime": expires }))
 }
 
 fn id_token(call: &Call<'_>, name: &ResourceName) -> Result<Value, ApiError> {

@@ -9,6 +9,7 @@ pub mod door;
 pub mod error;
 pub mod http;
 pub mod jwt;
+pub mod logging;
 pub mod oauth;
 pub mod observed;
 pub mod platform;
@@ -17,12 +18,14 @@ pub mod run;
 pub mod surroundings;
 pub mod world;
 
+mod certificate_manager;
 mod convert;
 mod front;
 mod iam;
 mod iam_credentials;
 mod iam_policy;
 mod ids;
+mod logging_filter;
 mod one_platform;
 mod resource_manager;
 mod roles;
@@ -123,9 +126,11 @@ impl Api {
     pub async fn handle(&self, request: Request) -> Response {
         match request.service.as_str() {
             "compute" => compute::handle(self, &request).await,
+            "certificatemanager" => certificate_manager::handle(self, &request).await,
             "cloudresourcemanager" => resource_manager::handle(self, &request).await,
             "iam" => iam::handle(self, &request).await,
             "iamcredentials" => iam_credentials::handle(self, &request),
+            "logging" => logging::handle(self, &request),
             "run" => run::handle(self, &request).await,
             "serviceusage" => service_usage::handle(self, &request).await,
             service => {

@@ -14,9 +14,9 @@ use crate::query::{Query, decoded_segment};
 use crate::world::State;
 
 /// Items on one page when the client does not say.
-pub const PAGE_SIZE_DEFAULT: usize = 100;
+pub(crate) const PAGE_SIZE_DEFAULT: usize = 100;
 /// Items on one page at most.
-pub const PAGE_SIZE_MAX: usize = 1000;
+pub(crate) const PAGE_SIZE_MAX: usize = 1000;
 
 /// One request, taken apart.
 pub(crate) struct Call<'a> {

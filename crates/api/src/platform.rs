@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::Api;
 use crate::error::{ApiError, Reason};
 use crate::http::Principal;
+use crate::logging::Logs;
 use crate::oauth::Identity;
 
 /// Identities and logs. Clones share them.
@@ -12,6 +13,8 @@ use crate::oauth::Identity;
 pub struct Platform {
     /// The tokens of this server.
     pub identity: Arc<Identity>,
+    /// What services wrote and which requests they answered.
+    pub logs: Arc<dyn Logs>,
 }
 
 /// Whom an API without identities takes for the owner.

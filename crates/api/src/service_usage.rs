@@ -11,7 +11,7 @@ use crate::one_platform::{Call, ProjectKey, done, respond};
 use crate::world::State;
 
 /// Services in one `batchEnable`, as Google bounds it.
-pub const BATCH_MAX: usize = 20;
+pub(crate) const BATCH_MAX: usize = 20;
 
 /// The APIs that can be switched on: name and title.
 const SERVICES: &[(&str, &str)] = &[

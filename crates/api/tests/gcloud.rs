@@ -3,6 +3,8 @@
 //! Needs gcloud on PATH; where there is none, each test says loudly what it skips. Nothing leaves
 //! loopback: every host gcloud asks for is answered by the door.
 
+#![allow(clippy::print_stdout, reason = "what is skipped is said to whoever runs the tests")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use api::door::{BoxFuture, Config, Door, InstancePort, Pointing, RunAppPort, bundle_file};
+use api::logging::{LogEntry, Logs, Payload, Window};
 use api::oauth::{Identity, token_file};
 use api::{Api, Front, InstanceStatus, Machine, Observed, Platform, Settled, World};
 use model::ResourceName;
@@ -18,6 +21,7 @@ use model::run::Outcome;
 use plan::fleet::Role;
 use store::Store;
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -65,6 +69,33 @@ impl RunAppPort for Nowhere {
     }
 }
 
+/// A service that has written one line.
+#[derive(Debug)]
+struct OneLine;
+
+impl Logs for OneLine {
+    fn entries(&self, window: &Window) -> Vec<LogEntry> {
+        let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        vec![LogEntry {
+            at: OffsetDateTime::now_utc(),
+            insert_id: "1".to_owned(),
+            log: "run.googleapis.com/stdout".to_owned(),
+            severity: "INFO".to_owned(),
+            payload: Payload::Text("hello from the container".to_owned()),
+            resource_type: "cloud_run_revision".to_owned(),
+            resource_labels: [
+                label("project_id", &window.project),
+                label("location", "us-west1"),
+                label("service_name", "hello"),
+            ]
+            .into(),
+            labels: BTreeMap::new(),
+            trace: None,
+            span: None,
+        }]
+    }
+}
+
 /// A server whose containers come up at once, but for images that are called broken.
 struct Server {
     runtime: Runtime,
@@ -88,7 +119,7 @@ fn server() -> Option<Server> {
         let store = Store::open(folder.path().join("store")).expect("a store");
         let world = World::open(store).expect("a world");
         let observed = Arc::new(Done(watch::Sender::new(u64::MAX)));
-        let platform = Platform { identity: Arc::clone(&identity) };
+        let platform = Platform { identity: Arc::clone(&identity), logs: Arc::new(OneLine) };
         let api = Api::on_platform(world, observed, Arc::new(Machine), platform);
         api.ensure_project(PROJECT, "Demo").await.expect("a project");
         tokio::spawn(start_instances(api.clone()));
@@ -232,6 +263,15 @@ fn projects_services_and_accounts_answer() {
         "gcloud projects add-iam-policy-binding demo-project --member=user:a@example.com --role=roles/compute.networkAdmin --condition=None",
         &["user:a@example.com"],
     );
+    server.shows(
+        "gcloud run services logs read hello --region=us-west1 --limit=5",
+        &["hello from the container"],
+    );
+    server.shows(
+        "gcloud logging read severity>=INFO --limit=2",
+        &["logName: projects/demo-project/logs/run.googleapis.com%2Fstdout"],
+    );
+    server.shows("gcloud logging read severity>=ERROR --limit=2", &[]);
     server.shows("gcloud services list --enabled", &["run.googleapis.com"]);
     server.shows("gcloud services enable run.googleapis.com compute.googleapis.com", &[]);
     server.shows("gcloud iam roles describe roles/run.invoker", &["run.routes.invoke"]);
@@ -266,4 +306,40 @@ fn projects_services_and_accounts_answer() {
         &format!("env -u CLOUDSDK_AUTH_ACCESS_TOKEN_FILE gcloud run services list --impersonate-service-account={email}"),
         &["Listed 0 items"],
     );
+}
+
+#[test]
+fn certificates_are_made_listed_changed_and_deleted() {
+    let Some(server) = server() else { return };
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::new(vec!["test.example.com".to_owned()])
+        .and_then(|parameters| parameters.self_signed(&key))
+        .expect("a certificate");
+    let (chain_file, key_file) =
+        (server.folder.path().join("chain.pem"), server.folder.path().join("key.pem"));
+    std::fs::write(&chain_file, certificate.pem()).expect("written");
+    std::fs::write(&key_file, key.serialize_pem()).expect("written");
+    let files = format!(
+        "--certificate-file={} --private-key-file={}",
+        chain_file.display(),
+        key_file.display()
+    );
+    let certificates = "gcloud certificate-manager certificates";
+    let at = "--location=us-west1";
+    server.shows(
+        &format!("{certificates} create mine {at} {files}"),
+        &["Created certificate [mine]"],
+    );
+    server.shows(&format!("{certificates} list"), &["mine", "test.example.com"]);
+    server.shows(
+        &format!("{certificates} update mine {at} {files}"),
+        &["Updated certificate [mine]"],
+    );
+    let described = server.output(&format!("{certificates} describe mine {at}"));
+    assert!(!said(&described).contains("PRIVATE"), "{}", said(&described));
+    server.shows(
+        &format!("{certificates} delete mine {at} --quiet"),
+        &["Deleted certificate [mine]"],
+    );
+    server.refuses(&format!("{certificates} describe mine {at}"), &["NOT_FOUND"]);
 }

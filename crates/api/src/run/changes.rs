@@ -19,9 +19,9 @@ use crate::one_platform::Call;
 use crate::world::{Changed, Draft, State};
 
 /// Services of one project and region.
-pub const SERVICES_MAX: usize = 1000;
+pub(crate) const SERVICES_MAX: usize = 1000;
 /// Revisions of one service that are kept; beyond that the oldest that serves nobody goes.
-pub const REVISIONS_MAX: usize = 1000;
+pub(crate) const REVISIONS_MAX: usize = 1000;
 
 /// How a service is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

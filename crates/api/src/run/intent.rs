@@ -515,7 +515,10 @@ mod tests {
             ),
             (
                 "a nonce",
-                |s| s["spec"]["template"]["metadata"]["labels"][names::NONCE_LABEL] = "b".into(),
+                |s| {
+                    s["spec"]["template"]["metadata"]["labels"]["client.knative.dev/nonce"] =
+                        "b".into()
+                },
                 "generation 2, hello-00002-",
             ),
             (

@@ -35,7 +35,6 @@ pub(crate) const NETWORK_INTERFACES: &str = "run.googleapis.com/network-interfac
 pub(crate) const VPC_EGRESS: &str = "run.googleapis.com/vpc-access-egress";
 
 pub(crate) const LOCATION_LABEL: &str = "cloud.googleapis.com/location";
-pub(crate) const NONCE_LABEL: &str = "client.knative.dev/nonce";
 pub(crate) const SERVICE_LABEL: &str = "serving.knative.dev/service";
 pub(crate) const SERVICE_UID_LABEL: &str = "serving.knative.dev/serviceUid";
 pub(crate) const CONFIGURATION_LABEL: &str = "serving.knative.dev/configuration";

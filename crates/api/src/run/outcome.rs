@@ -9,7 +9,7 @@ use crate::error::ApiError;
 use crate::surroundings::utc_timestamp;
 
 /// The longest message that is kept, in bytes.
-pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 impl Api {
     /// Keeps how the first instance of a revision fared. The first word counts: a later one, or one

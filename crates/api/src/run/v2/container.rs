@@ -81,16 +81,13 @@ pub(super) fn wanted(
     if let Some(env) = container.get("env").and_then(Value::as_array) {
         wanted.insert("env".into(), env.iter().map(variable_wanted).collect());
     }
-    match container.get("resources") {
-        Some(resources) => {
-            let flag = |name: &str| resources.get(name).and_then(Value::as_bool).unwrap_or(false);
-            of_template.cpu_idle &= flag("cpuIdle");
-            of_template.startup_cpu_boost |= flag("startupCpuBoost");
-            if let Some(limits) = resources.get("limits") {
-                wanted.insert("resources".into(), json!({ "limits": limits }));
-            }
+    if let Some(resources) = container.get("resources") {
+        let flag = |name: &str| resources.get(name).and_then(Value::as_bool).unwrap_or(false);
+        of_template.cpu_idle &= flag("cpuIdle");
+        of_template.startup_cpu_boost |= flag("startupCpuBoost");
+        if let Some(limits) = resources.get("limits") {
+            wanted.insert("resources".into(), json!({ "limits": limits }));
         }
-        None => {}
     }
     if let Some(names) = container.get("dependsOn").filter(|names| is_something(names)) {
         let name = container.get("name").and_then(Value::as_str).unwrap_or_default();

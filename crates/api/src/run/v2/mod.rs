@@ -263,6 +263,3 @@ fn condition(condition: &super::status::Condition) -> Value {
     }
     value
 }
-
-#[cfg(test)]
-mod tests;

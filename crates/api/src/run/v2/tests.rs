@@ -1,1 +1,0 @@
-//! What version 2 shows and wants, against version 1.
