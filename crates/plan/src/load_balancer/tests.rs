@@ -189,7 +189,8 @@ fn two_ports_share_an_address_only_if_it_is_reserved_for_sharing() {
 #[test]
 fn what_a_rule_or_proxy_may_not_say_is_said_back_with_its_field() {
     let elsewhere = ResourceName::regional("p", "europe-west1", Kind::TargetHttpProxy, "proxy");
-    let cases: [(&str, &dyn Fn(&mut ForwardingRule)); 3] = [
+    type Change<'a> = &'a dyn Fn(&mut ForwardingRule);
+    let cases: [(&str, Change<'_>); 3] = [
         ("loadBalancingScheme", &|rule| rule.load_balancing_scheme = "INTERNAL".into()),
         ("target", &|rule| rule.target = elsewhere.clone()),
         ("portRange", &|rule| rule.port = 0),

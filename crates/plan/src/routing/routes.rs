@@ -69,13 +69,16 @@ pub(crate) struct RouteTable {
     others: List,
 }
 
+/// Candidates by the value they need.
+type ByValue = FxHashMap<Box<[u8]>, Vec<Candidate>>;
+
 /// Candidates that share what they are indexed by.
 #[derive(Clone, Debug, Default)]
 struct List {
     /// Asked one by one.
     scanned: Vec<Candidate>,
     /// Those that need a certain value of a header or parameter.
-    by_value: Vec<(Subject, FxHashMap<Box<[u8]>, Vec<Candidate>>)>,
+    by_value: Vec<(Subject, ByValue)>,
 }
 
 impl RouteTable {
