@@ -151,7 +151,7 @@ pub(crate) fn meaning(name: &[u8]) -> Meaning {
         17 if is("transfer-encoding") => Meaning::TransferEncoding,
         17 if is("x-forwarded-proto") => Meaning::Ours,
         21 if is("x-cloud-trace-context") => Meaning::Trace,
-        22 if is("x-envoy-original-path") => Meaning::Ours,
+        21 if is("x-envoy-original-path") => Meaning::Ours,
         _ => Meaning::Plain,
     }
 }

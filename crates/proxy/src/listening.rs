@@ -154,7 +154,10 @@ impl Slot {
                 },
             }
         }
-        self.accept_the_rest(&socket).await;
+        // A socket that another process serves on stays open there, and its queue with it.
+        if !self.worker.handed_over.get() {
+            self.accept_the_rest(&socket).await;
+        }
     }
 
     async fn accept(&self, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {

@@ -120,6 +120,7 @@ struct Control {
     failed: BTreeSet<ResourceName>,
     /// Sockets taken over from an earlier process, by the address they listen on.
     inherited: BTreeMap<(ResourceName, SocketAddrV4), Vec<TcpListener>>,
+    handed_over: bool,
     workers: Vec<UnboundedSender<Command>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -166,6 +167,7 @@ impl Proxy {
             open: BTreeMap::new(),
             failed: BTreeSet::new(),
             inherited: BTreeMap::new(),
+            handed_over: false,
             workers,
             threads,
         };
@@ -225,8 +227,10 @@ impl Proxy {
     }
 
     /// Duplicates of all listening sockets with the network each is in, for another process to inherit.
-    pub fn listening_sockets(&self) -> io::Result<Vec<(ResourceName, TcpListener)>> {
-        let control = self.control();
+    /// From here on [`Proxy::drain`] leaves their queues to that process.
+    pub fn hand_over_sockets(&self) -> io::Result<Vec<(ResourceName, TcpListener)>> {
+        let mut control = self.control();
+        control.handed_over = true;
         let mut sockets = Vec::new();
         for open in control.open.values() {
             for socket in &open.sockets {
@@ -255,15 +259,16 @@ impl Proxy {
     /// Stops accepting, finishes what is under way, and returns when nothing is left or when `within` has
     /// passed. The log is complete afterwards.
     pub fn drain(&self, within: Duration) {
-        let (workers, threads) = {
+        let (workers, threads, handed_over) = {
             let mut control = self.control();
             control.open.clear();
-            (std::mem::take(&mut control.workers), std::mem::take(&mut control.threads))
+            let workers = std::mem::take(&mut control.workers);
+            (workers, std::mem::take(&mut control.threads), control.handed_over)
         };
         let (done, all_done) = channel();
         for worker in workers {
             // A worker that is gone has nothing left to drain.
-            let _ = worker.send(Command::Drain { within, done: done.clone() });
+            let _ = worker.send(Command::Drain { within, handed_over, done: done.clone() });
         }
         drop(done);
         while all_done.recv().is_ok() {}

@@ -5,6 +5,7 @@
 //! is never held back.
 
 use http::HeaderMap;
+use std::fmt;
 use std::io;
 use std::task::{Context, Poll, ready};
 
@@ -17,6 +18,16 @@ pub(crate) enum SourceError {
     EarlyEnd,
     /// The body breaks the rules of its framing.
     Malformed(&'static str),
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceError::Io(error) => error.fmt(out),
+            SourceError::EarlyEnd => out.write_str("the connection ended"),
+            SourceError::Malformed(reason) => out.write_str(reason),
+        }
+    }
 }
 
 /// A body that can be read.
@@ -75,11 +86,12 @@ pub(crate) struct Relay<S, D> {
     pub(crate) passed: u64,
     trailers: Option<HeaderMap>,
     ended: bool,
+    failed: Option<SourceError>,
 }
 
 impl<S: Source, D: Drain> Relay<S, D> {
     pub(crate) fn new(source: S, drain: D) -> Relay<S, D> {
-        Relay { source, drain, passed: 0, trailers: None, ended: false }
+        Relay { source, drain, passed: 0, trailers: None, ended: false, failed: None }
     }
 
     /// Whether the whole body has been passed on.
@@ -93,8 +105,15 @@ impl<S: Source, D: Drain> Relay<S, D> {
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
+            // What arrived before the failure is still delivered.
+            if self.failed.is_some() {
+                ready!(self.drain.poll_flush(cx)).map_err(RelayError::Drain)?;
+            }
+            if let Some(error) = self.failed.take() {
+                return Poll::Ready(Err(RelayError::Source(error)));
+            }
             match self.source.poll_ready(cx) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(RelayError::Source(error))),
+                Poll::Ready(Err(error)) => self.failed = Some(error),
                 Poll::Pending => {
                     ready!(self.drain.poll_flush(cx)).map_err(RelayError::Drain)?;
                     return Poll::Pending;

@@ -53,7 +53,12 @@ pub(crate) enum Command {
         done: Sender<()>,
     },
     /// Finish what is under way and end; answered when nothing is left, or at the deadline.
-    Drain { within: Duration, done: Sender<()> },
+    Drain {
+        within: Duration,
+        /// Whether another process accepts on the same sockets from now on.
+        handed_over: bool,
+        done: Sender<()>,
+    },
 }
 
 /// Everything a worker's requests share.
@@ -69,6 +74,8 @@ pub(crate) struct Worker {
     pub(crate) registry: Arc<Registry>,
     pub(crate) log: Option<WorkerLog>,
     pub(crate) draining: Cell<bool>,
+    /// Another process accepts on the same sockets.
+    pub(crate) handed_over: Cell<bool>,
     pub(crate) stop: Notify,
     pub(crate) connections: Cell<usize>,
     /// Told whenever a connection ends.
@@ -100,6 +107,7 @@ impl Worker {
             registry: parts.registry,
             log: parts.log,
             draining: Cell::new(false),
+            handed_over: Cell::new(false),
             stop: Notify::new(),
             connections: Cell::new(0),
             room: Notify::new(),
@@ -232,13 +240,16 @@ pub(crate) fn run(parts: Parts, mut commands: UnboundedReceiver<Command>) -> io:
                     // Whoever asked may have stopped waiting.
                     let _ = done.send(());
                 }
-                Command::Drain { within, done } => {
+                Command::Drain { within, handed_over, done } => {
+                    worker.handed_over.set(handed_over);
                     worker.drain(within).await;
                     let _ = done.send(());
                     break;
                 }
             }
         }
+        // Rules hold their worker, so the worker lets its rules go.
+        worker.slots.borrow_mut().clear();
     });
     Ok(())
 }

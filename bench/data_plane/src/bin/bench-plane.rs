@@ -7,15 +7,19 @@
 use model::certificate::Certificate;
 use model::url_map::{PathMatcher, PathRule};
 use model::{Kind, Resource};
+use plane::{Instances, TestCallers};
 use proxy::{Config, LogTarget, Parties, Proxy, Sockets};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
-use support::plane::{Instances, TestCallers};
-use support::world::{World, host, regional, to};
+use world::{World, host, regional, to};
 
-#[path = "../../../../crates/proxy/tests/data_plane/support/mod.rs"]
-mod support;
+#[path = "../../../../crates/proxy/tests/data_plane/support/plane.rs"]
+#[allow(dead_code, reason = "the tests use the rest of it")]
+mod plane;
+#[path = "../../../../crates/proxy/tests/data_plane/support/world.rs"]
+#[allow(dead_code, reason = "the tests use the rest of it")]
+mod world;
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]

@@ -106,7 +106,7 @@ async fn next_head<S: AsyncRead + Unpin>(
             Scanned::BareLineEnd => {
                 return Head::Refused(Refused { status: 400, reason: "bare line end in the head" });
             }
-            _ if scanner.has_line() => {
+            _ if scanner.first_line().is_some_and(|length| length <= limits.head_bytes_max) => {
                 return Head::Refused(Refused { status: 431, reason: "request head too large" });
             }
             _ => return Head::Refused(Refused { status: 414, reason: "request line too long" }),
@@ -144,6 +144,7 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(
     deadline: &mut Deadline,
     length: usize,
 ) -> After {
+    connection.mark_used();
     let serving = connection.slot.serving();
     let started = Instant::now();
     let opened = {

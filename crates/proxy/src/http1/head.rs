@@ -24,7 +24,8 @@ pub(crate) const fn field_room<'a>() -> FieldRoom<'a> {
 pub(crate) struct Scanner {
     at: usize,
     line_start: usize,
-    lines: usize,
+    /// Where the first line ends, once that is known.
+    first_line: Option<usize>,
 }
 
 /// What a scan found.
@@ -58,16 +59,16 @@ impl Scanner {
             if end == self.line_start {
                 return Scanned::Complete(self.at);
             }
-            self.lines += 1;
+            self.first_line.get_or_insert(end);
             self.line_start = self.at;
         }
         self.at = data.len();
         Scanned::Partial
     }
 
-    /// Whether the first line is complete.
-    pub(crate) fn has_line(&self) -> bool {
-        self.lines > 0
+    /// The length of the first line, once it is complete.
+    pub(crate) fn first_line(&self) -> Option<usize> {
+        self.first_line
     }
 }
 

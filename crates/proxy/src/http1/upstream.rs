@@ -322,7 +322,7 @@ async fn bring_back<B: ClientBody, O: ClientOut>(
         match download.poll(cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(RelayError::Source(error))) => {
-                let details = format!("inside the response body: {error:?}");
+                let details = format!("inside the response body: {error}");
                 return Poll::Ready(Err(ProxyStatus::new("connection_terminated", details)));
             }
             Poll::Ready(Err(RelayError::Drain(error))) => {

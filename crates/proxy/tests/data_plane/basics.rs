@@ -23,13 +23,13 @@ fn a_request_reaches_its_service_and_the_answer_comes_back() {
         let (head, body) = client.message().unwrap();
         assert_eq!(
             settled(&head),
-            "HTTP/1.1 200 OK\ncontent-type: text/plain\nvia: 1.1 google\ncontent-length: 5\n"
+            "HTTP/1.1 200 OK\ncontent-type: text/plain\nvia: 1.1 google\ncontent-length: 5"
         );
         assert_eq!(body, b"hello");
         assert_eq!(
             settled(&seen.recv().unwrap()),
             "GET /a?b=c HTTP/1.1\nhost: Example.com\nx-mine: 1\nx-forwarded-for: 127.0.0.1,127.0.0.1\n\
-             x-forwarded-proto: http\nvia: 1.1 google\ntraceparent: …\nx-cloud-trace-context: …\n"
+             x-forwarded-proto: http\nvia: 1.1 google\ntraceparent: …\nx-cloud-trace-context: …"
         );
     }
     assert_eq!(backend.connections(), 1);

@@ -88,14 +88,14 @@ impl Instances {
 impl Endpoints for Instances {
     fn acquire(&self, revision: &Arc<RevisionPlan>) -> Acquire {
         let service = revision.declared.service.name.to_string();
-        let addresses = self.addresses.lock().unwrap();
-        let (id, _) = addresses.get(&service).unwrap_or_else(|| panic!("no instance of {service}"));
+        let placed = self.addresses.lock().unwrap().get(&service).copied();
+        let (id, _) = placed.unwrap_or_else(|| panic!("no instance of {service}"));
         let protocol = match revision.protocol {
             PortProtocol::Http1 => Protocol::Http1,
             PortProtocol::H2c => Protocol::H2c,
         };
         self.in_flight.0.fetch_add(1, Ordering::SeqCst);
-        let lease = Lease::new(*id, protocol, self.in_flight.clone());
+        let lease = Lease::new(id, protocol, self.in_flight.clone());
         let answering = self.answering.lock().unwrap().clone();
         match answering {
             Some(answering) => answering(revision, lease),
