@@ -147,12 +147,13 @@ fn network_steps(network: &str) -> [Step; 3] {
     ]
 }
 
-/// The body gcloud sends for the how-to's client VM.
+/// The body gcloud sends for the how-to's client VM, and the wish that its host keys can be read.
 pub fn client_vm(network: &str, subnet: &str) -> Value {
     json!({
         "name": "vm-client",
         "machineType": format!("zones/{ZONE}/machineTypes/n1-standard-1"),
         "tags": { "items": ["allow-ssh"] },
+        "metadata": { "items": [{ "key": "enable-guest-attributes", "value": "TRUE" }] },
         "disks": [{ "autoDelete": true, "boot": true, "mode": "READ_WRITE", "type": "PERSISTENT",
             "initializeParams": { "sourceImage":
                 "https://www.googleapis.com/compute/v1/projects/debian-cloud/zones/-/imageFamilyViews/debian-12" } }],

@@ -11,7 +11,7 @@ use e2e::howto::{self, DOMAIN, Ledger, Request, Step};
 use e2e::server::Server;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ const KILLS: usize = 50;
 
 /// The longest a server lives from its being ready until it is killed: most of the how-to.
 const LIFE_MILLISECONDS_MAX: u64 = 900;
+
+/// How long a client VM may take after a restart until it tells its host keys.
+const KEYS_LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
 fn kills_at_random_points_of_the_how_to_lose_nothing() -> Result<()> {
@@ -137,12 +140,19 @@ impl Run {
             return Ok(());
         }
         let path = zonal("instances/vm-client/getGuestAttributes?queryPath=hostkeys/");
-        let keys = api.get(&path)?["queryValue"]["items"].take();
-        if self.host_keys.is_null() {
-            self.host_keys = keys;
-        } else {
-            ensure!(keys == self.host_keys, "the host keys were {} and are {keys}", self.host_keys);
-        }
+        // A VM that was half made is made now, and has its keys once it has started.
+        let keys = e2e::wait::until_ok("the VM has host keys", KEYS_LIMIT, || {
+            Ok(api.get(&path)?["queryValue"]["items"].take())
+        })?;
+        let id = api.get(&zonal("instances/vm-client"))?["id"].take();
+        let known = json!({ "id": id, "keys": keys });
+        // Another round of the how-to has another VM, with an id and keys of its own.
+        ensure!(
+            self.host_keys["id"] != id || self.host_keys == known,
+            "the host keys were {} and are {known}",
+            self.host_keys,
+        );
+        self.host_keys = known;
         Ok(())
     }
 
