@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A batch is handed over when it has grown to this many bytes, or after [`BATCH_AGE_MAX`].
-const BATCH_BYTES: usize = 32 << 10;
+const BATCH_BYTES: usize = 256 << 10;
 
 /// How long a line may wait for its batch to fill.
 pub(crate) const BATCH_AGE_MAX: Duration = Duration::from_millis(100);
@@ -247,13 +247,13 @@ mod tests {
         let writer = LogWriter { sender: Some(sender), waiting: Arc::default(), thread: None };
         let log = writer.worker(&registry, 2 * BATCH_BYTES).unwrap();
         let line = [b'x'; 1024];
-        for _ in 0..320 {
+        for _ in 0..2560 {
             log.push(&line);
         }
         log.flush();
         let kept: u64 = receiver.try_iter().map(|batch| batch.lines).sum();
         let dropped = registry.log_lines_dropped.load(Ordering::Relaxed);
-        assert_eq!(kept + dropped, 320);
-        assert!(kept >= 32 && dropped >= 200, "{kept} kept, {dropped} dropped");
+        assert_eq!(kept + dropped, 2560);
+        assert!(kept >= 256 && dropped >= 1600, "{kept} kept, {dropped} dropped");
     }
 }

@@ -207,6 +207,11 @@ pub(crate) fn list_holds(value: &[u8], token: &str) -> bool {
 
 /// Appends a number in decimal digits.
 pub(crate) fn put_number(out: &mut Vec<u8>, number: u64) {
+    put_decimal(number, |digits| out.extend_from_slice(digits));
+}
+
+/// Writes a number in decimal digits.
+pub(crate) fn put_decimal(number: u64, write: impl FnOnce(&[u8])) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     let mut rest = number;
@@ -218,5 +223,5 @@ pub(crate) fn put_number(out: &mut Vec<u8>, number: u64) {
             break;
         }
     }
-    out.extend_from_slice(&digits[at..]);
+    write(&digits[at..]);
 }

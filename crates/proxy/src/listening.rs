@@ -6,6 +6,7 @@ use crate::http1;
 use crate::http2;
 use crate::metrics::Cell64;
 use crate::peer::{Peer, TlsFacts};
+use crate::record::listener_labels;
 use crate::tls;
 use crate::worker::Worker;
 use plan::Plan;
@@ -34,6 +35,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Bound {
     pub(crate) listener: Arc<Listener>,
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    /// The part of a log entry that is the same for all its requests.
+    pub(crate) log_labels: Vec<u8>,
+}
+
+impl Bound {
+    pub(crate) fn new(listener: Arc<Listener>, tls: Option<Arc<rustls::ServerConfig>>) -> Bound {
+        let log_labels = listener_labels(&listener);
+        Bound { listener, tls, log_labels }
+    }
 }
 
 /// What one request sees of the world.

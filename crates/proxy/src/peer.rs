@@ -11,6 +11,8 @@ pub(crate) struct Peer {
     pub(crate) server: SocketAddrV4,
     /// `client,balancer`, what is appended to `X-Forwarded-For`.
     pub(crate) forwarded: Box<str>,
+    /// The client's address and port, as the log writes them.
+    pub(crate) remote: Box<str>,
     pub(crate) tls: Option<TlsFacts>,
 }
 
@@ -30,7 +32,8 @@ impl Peer {
         tls: Option<TlsFacts>,
     ) -> Rc<Peer> {
         let forwarded = format!("{},{}", client.ip(), server.ip()).into();
-        Rc::new(Peer { client, server, forwarded, tls })
+        let remote = client.to_string().into();
+        Rc::new(Peer { client, server, forwarded, remote, tls })
     }
 
     pub(crate) fn scheme(&self) -> Scheme {

@@ -11,6 +11,7 @@ use crate::metrics::{Group, GroupKey, Labels, Measured};
 use crate::peer::Peer;
 use crate::worker::Worker;
 use plan::decision::{Decision, Matched, RequestHead, Why};
+use plan::load_balancer::Listener;
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -129,7 +130,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let measured = self.measured(Instant::now());
+        // The end of the backend's part is the end of the request, but for what the log costs.
+        let measured = self.measured(self.backend_ended.unwrap_or_else(Instant::now));
         self.group.record(&measured);
         self.slot.cells.by_class[usize::from(self.status / 100).min(5)].add(1);
         if let (Some(mut line), Some(log)) = (self.line.take(), &self.worker.log) {
@@ -150,6 +152,32 @@ pub(crate) struct Subject<'a, F> {
     pub(crate) head_bytes: u64,
 }
 
+/// The part of a log entry that is the same for all requests of a listener.
+pub(crate) fn listener_labels(listener: &Listener) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend_from_slice(b"\",\"severity\":\"INFO\",\"logName\":\"projects/");
+    out.extend_from_slice(listener.name.project.as_bytes());
+    out.extend_from_slice(
+        b"/logs/loadbalancing.googleapis.com%2Frequests\",\"resource\":{\"type\":\
+          \"internal_http_lb_rule\",\"labels\":{",
+    );
+    let labels: [(&str, &str); 6] = [
+        ("project_id", &listener.name.project),
+        ("region", listener.name.region().unwrap_or("")),
+        ("network_name", &listener.network.name),
+        ("forwarding_rule_name", &listener.name.name),
+        ("target_proxy_name", &listener.target.name),
+        ("url_map_name", backend::url_map_name(&listener.url_map)),
+    ];
+    for (name, value) in labels {
+        put_json(&mut out, name.as_bytes());
+        out.push(b':');
+        put_json(&mut out, value.as_bytes());
+        out.push(b',');
+    }
+    out
+}
+
 /// Everything of a log entry that is known once a request is decided.
 fn first_half<F: Fields>(
     mut out: Vec<u8>,
@@ -157,64 +185,37 @@ fn first_half<F: Fields>(
     subject: &Subject<'_, F>,
     matched: &Matched<'_>,
 ) -> Vec<u8> {
-    let rule = &serving.listener;
     out.extend_from_slice(b"{\"timestamp\":\"");
     put_time(&mut out, SystemTime::now());
-    out.extend_from_slice(b"\",\"severity\":\"INFO\",\"logName\":\"projects/");
-    out.extend_from_slice(rule.name.project.as_bytes());
-    out.extend_from_slice(b"/logs/loadbalancing.googleapis.com%2Frequests\",\"resource\":{\"type\":\"internal_http_lb_rule\",\"labels\":{");
-    let backend = matched.backend_service.map(|backend| backend::name(backend));
-    let labels: [(&str, &str); 9] = [
-        ("project_id", &rule.name.project),
-        ("region", rule.name.region().unwrap_or("")),
-        ("network_name", &rule.network.name),
-        ("forwarding_rule_name", &rule.name.name),
-        ("target_proxy_name", &rule.target.name),
-        ("url_map_name", backend::url_map_name(&rule.url_map)),
-        ("matched_url_path_rule", matched.rule),
-        ("backend_target_name", backend.map_or("", |name| &name.name)),
-        ("backend_target_type", if backend.is_some() { "BACKEND_SERVICE" } else { "UNKNOWN" }),
-    ];
-    for (at, (name, value)) in labels.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        put_json(&mut out, name.as_bytes());
-        out.push(b':');
-        put_json(&mut out, value.as_bytes());
+    out.extend_from_slice(&serving.log_labels);
+    out.extend_from_slice(b"\"matched_url_path_rule\":");
+    put_json(&mut out, matched.rule.as_bytes());
+    if let Some(backend) = matched.backend_service {
+        out.extend_from_slice(b",\"backend_target_name\":");
+        put_json(&mut out, backend::name(backend).name.as_bytes());
+        out.extend_from_slice(b",\"backend_target_type\":\"BACKEND_SERVICE\"");
     }
     out.extend_from_slice(b"}},\"httpRequest\":{\"requestMethod\":");
     put_json(&mut out, subject.head.method.as_bytes());
     out.extend_from_slice(b",\"requestUrl\":");
     put_url(&mut out, &subject.head);
-    for (name, field) in [("userAgent", "user-agent"), ("referer", "referer")] {
-        if let Some(value) = subject.fields.first(field) {
-            out.extend_from_slice(format_args_bytes(name).as_slice());
-            put_json(&mut out, value);
-        }
+    if let Some(value) = subject.fields.first("user-agent") {
+        out.extend_from_slice(b",\"userAgent\":");
+        put_json(&mut out, value);
+    }
+    if let Some(value) = subject.fields.first("referer") {
+        out.extend_from_slice(b",\"referer\":");
+        put_json(&mut out, value);
     }
     out.extend_from_slice(b",\"remoteIp\":\"");
-    put_display(&mut out, &subject.peer.client);
+    out.extend_from_slice(subject.peer.remote.as_bytes());
     out.extend_from_slice(b"\",\"serverIp\":\"");
-    put_display(&mut out, subject.peer.server.ip());
+    let server = subject.peer.forwarded.rsplit(',').next().unwrap_or("");
+    out.extend_from_slice(server.as_bytes());
     out.extend_from_slice(b"\",\"protocol\":\"");
     out.extend_from_slice(subject.protocol.as_bytes());
     out.push(b'"');
     out
-}
-
-fn format_args_bytes(name: &str) -> smallvec::SmallVec<[u8; 24]> {
-    let mut text = smallvec::SmallVec::new();
-    text.extend_from_slice(b",\"");
-    text.extend_from_slice(name.as_bytes());
-    text.extend_from_slice(b"\":");
-    text
-}
-
-fn put_display(out: &mut Vec<u8>, value: &impl std::fmt::Display) {
-    use std::io::Write;
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "{value}");
 }
 
 fn put_url(out: &mut Vec<u8>, head: &RequestHead<'_>) {
@@ -245,11 +246,15 @@ fn second_half(out: &mut Vec<u8>, measured: &Measured, proxy_status: Option<&Pro
     for place in [100_000, 10_000, 1_000, 100, 10, 1] {
         out.push(b"0123456789"[(micros / place % 10) as usize]);
     }
-    out.extend_from_slice(b"s\"},\"jsonPayload\":{\"@type\":\"type.googleapis.com/google.cloud.loadbalancing.type.LoadBalancerLogEntry\"");
+    out.extend_from_slice(b"s\"}");
     if let Some(status) = proxy_status {
-        out.extend_from_slice(b",\"proxyStatus\":");
+        out.extend_from_slice(
+            b",\"jsonPayload\":{\"@type\":\"type.googleapis.com/google.cloud.loadbalancing.type.\
+              LoadBalancerLogEntry\",\"proxyStatus\":",
+        );
         let text = format!("error=\"{}\"; details=\"{}\"", status.error, status.details);
         put_json(out, text.as_bytes());
+        out.push(b'}');
     }
-    out.extend_from_slice(b"}}\n");
+    out.extend_from_slice(b"}\n");
 }

@@ -395,11 +395,18 @@ pub(crate) struct AttemptContext<'a, 'p> {
     pub(crate) attempts: u32,
     /// Whether the outbound head is the whole request and can be sent again.
     pub(crate) whole: bool,
+    /// When the attempt began, if that is already known.
+    pub(crate) begun: Option<Instant>,
     /// When this attempt counts as too slow, once that is known.
     pub(crate) attempt_ends_at: Option<Instant>,
 }
 
 impl AttemptContext<'_, '_> {
+    /// When this attempt begins: with the request itself, if nothing had to be waited for.
+    pub(crate) fn begins_at(&self) -> Instant {
+        self.begun.unwrap_or_else(Instant::now)
+    }
+
     /// When this attempt has to have brought a response head.
     pub(crate) fn attempt_ends_at(&mut self) -> Instant {
         let Some(span) = self.forwarding.forward.retry.and_then(|policy| policy.per_try_timeout)
@@ -496,6 +503,7 @@ pub(crate) async fn carry_out<'p, C: Client>(
         tokio::time::sleep(delay).await;
     }
     let ends_at = started + forwarding.timeout;
+    let at_once = forwarding.ready.is_some();
     let mut head = None;
     let mut attempts = 0;
     let mut whole = false;
@@ -521,6 +529,7 @@ pub(crate) async fn carry_out<'p, C: Client>(
             ends_at,
             attempts,
             whole,
+            begun: (at_once && attempts == 1).then_some(started),
             attempt_ends_at: None,
         };
         let attempt = match head {

@@ -3,11 +3,12 @@
 //! The same rules serve HTTP/1.1 and HTTP/2 on either side. What concerns one connection only never
 //! passes; what the balancer states about a request cannot be claimed by a client.
 
-use crate::fields::{ConnectionOptions, FieldList, Fields, Meaning, Sink, list_holds, meaning};
+use crate::fields::{
+    ConnectionOptions, FieldList, Fields, Meaning, Sink, list_holds, meaning, put_decimal,
+};
 use crate::peer::Peer;
 use plan::decision::{CorsPolicy, HeaderEdit, HeaderTemplate, TemplatePart};
 use smallvec::SmallVec;
-use std::fmt::Write;
 
 /// How the balancer calls itself in `Via`.
 pub(crate) const VIA: &[u8] = b"1.1 google";
@@ -92,26 +93,37 @@ fn standard_request_fields<F: Fields, S: Sink>(
 
 /// Passes a client's trace on in both spellings, or begins one.
 fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, fresh: Trace, sink: &mut S) {
-    let mut text = String::with_capacity(64);
+    let mut text: SmallVec<[u8; 64]> = SmallVec::new();
     let known = w3c.and_then(parse_traceparent).or_else(|| cloud.and_then(parse_cloud_trace));
     let trace = known.unwrap_or(fresh);
     match (w3c, known) {
         (Some(value), Some(_)) => sink.put(b"traceparent", value),
         _ => {
-            let written = write!(text, "00-{:032x}-{:016x}-00", trace.trace, trace.span);
-            if written.is_ok() {
-                sink.put(b"traceparent", text.as_bytes());
-            }
+            text.extend_from_slice(b"00-");
+            put_hexadecimal(&mut text, &trace.trace.to_be_bytes());
+            text.push(b'-');
+            put_hexadecimal(&mut text, &trace.span.to_be_bytes());
+            text.extend_from_slice(b"-00");
+            sink.put(b"traceparent", &text);
         }
     }
     match (cloud, known) {
         (Some(value), Some(_)) => sink.put(b"x-cloud-trace-context", value),
         _ => {
             text.clear();
-            if write!(text, "{:032x}/{}", trace.trace, trace.span).is_ok() {
-                sink.put(b"x-cloud-trace-context", text.as_bytes());
-            }
+            put_hexadecimal(&mut text, &trace.trace.to_be_bytes());
+            text.push(b'/');
+            put_decimal(trace.span, |digits| text.extend_from_slice(digits));
+            sink.put(b"x-cloud-trace-context", &text);
         }
+    }
+}
+
+fn put_hexadecimal(out: &mut SmallVec<[u8; 64]>, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 15)]);
     }
 }
 

@@ -168,7 +168,7 @@ impl Worker {
         }
         for set in set {
             let id = set.listener.id;
-            let bound = Bound { listener: set.listener, tls: set.tls };
+            let bound = Bound::new(set.listener, set.tls);
             let slot = match slots.get(&id) {
                 Some(slot) => {
                     slot.rebind(bound);

@@ -46,6 +46,7 @@ pub(crate) async fn attempt<C: Client>(
     let worker = context.connection.worker.clone();
     let repeatable = context.whole && context.forwarding.idempotent;
     let pooled = worker.upstreams.take(lease.instance, repeatable);
+    let began = context.begins_at();
     let stream = match pooled {
         Some(stream) => stream,
         None => match dial(&*worker.endpoints, lease.instance, &worker.limits).await {
@@ -58,8 +59,7 @@ pub(crate) async fn attempt<C: Client>(
     };
     let stream = RefCell::new(stream);
     let mut inbox = Buffer::new(&worker.buffers);
-    let record = &mut context.forwarding.record;
-    record.backend_started.get_or_insert_with(Instant::now);
+    context.forwarding.record.backend_started.get_or_insert(began);
     let framed = context.forwarding.framing == Framing::Chunked;
     let (body, mut writer) = client.split(framed);
     if !context.whole {

@@ -166,7 +166,8 @@ pub(crate) async fn attempt<C: Client>(
             return Attempt::Failed(outcome_of(&error), why);
         }
     };
-    context.forwarding.record.backend_started.get_or_insert_with(Instant::now);
+    let began = context.begins_at();
+    context.forwarding.record.backend_started.get_or_insert(began);
     let (body, mut writer) = client.split(false);
     if !context.whole {
         writer.welcome();

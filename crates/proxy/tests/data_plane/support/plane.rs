@@ -87,8 +87,8 @@ impl Instances {
 
 impl Endpoints for Instances {
     fn acquire(&self, revision: &Arc<RevisionPlan>) -> Acquire {
-        let service = revision.declared.service.name.to_string();
-        let placed = self.addresses.lock().unwrap().get(&service).copied();
+        let service = &*revision.declared.service.name;
+        let placed = self.addresses.lock().unwrap().get(service).copied();
         let (id, _) = placed.unwrap_or_else(|| panic!("no instance of {service}"));
         let protocol = match revision.protocol {
             PortProtocol::Http1 => Protocol::Http1,
