@@ -257,13 +257,7 @@ fn check_log(log: &LogConfig, faults: &mut Faults<'_>) {
 }
 
 /// Why a URL map may not name this backend service, if it may not.
-pub(crate) fn unfit(map: &ResourceName, service: &BackendService) -> Option<String> {
-    if service.name.location != map.location {
-        let region = map.region().unwrap_or("global");
-        return Some(format!(
-            "The backend service must be in the region of the URL map, '{region}'."
-        ));
-    }
+pub(crate) fn unfit(service: &BackendService) -> Option<String> {
     if service.load_balancing_scheme.as_str() != SCHEME {
         return Some(format!(
             "The load balancing scheme of the backend service must be {SCHEME}, and is '{}'.",

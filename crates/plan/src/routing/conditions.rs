@@ -32,14 +32,10 @@ impl Compiler<'_> {
             + usize::from(!matches!(path, Some(PathPredicate::Any)));
         let conditions: Option<Vec<_>> = headers.into_iter().chain(parameters).collect();
         let (path, conditions) = (path?, conditions?);
-        let text = match &path {
-            PathPredicate::Any => "/*".into(),
-            PathPredicate::Exact(text) | PathPredicate::ExactFolded(text) => text.clone(),
-            PathPredicate::Prefix(text) | PathPredicate::PrefixFolded(text) => {
-                format!("{text}*").into()
-            }
-            PathPredicate::Regex(pattern) => pattern.as_str().into(),
-            PathPredicate::Template(template) => template.as_str().into(),
+        let text = match (&rule.prefix, &rule.full_path, &rule.regex, &rule.path_template) {
+            (Some(prefix), ..) => format!("{prefix}*").into(),
+            (_, Some(text), ..) | (_, _, Some(text), _) | (.., Some(text)) => text.as_str().into(),
+            _ => "/*".into(),
         };
         Some(RouteMatch { path, conditions, text })
     }

@@ -9,7 +9,6 @@ use super::predicate::PathPredicate;
 use super::routes::{RouteMatch, RouteRule};
 use super::rules::{Rules, Table};
 use super::{BackendServicePlan, UrlMapPlan};
-use crate::decision::Scheme;
 use model::url_map::{Destination, UrlMap};
 use serde::Serialize;
 use std::fmt;
@@ -168,10 +167,7 @@ impl Findings {
             && redirect.prefix.is_none()
             && !redirect.https
         {
-            let scheme = Scheme::Http.as_str();
-            let message = format!(
-                "the redirect leads to the very URL that was asked for, whether by {scheme} or https"
-            );
+            let message = "the redirect leads back to the URL that was asked for".to_string();
             self.add("redirect-loop", format!("{at}.urlRedirect"), message);
         }
     }

@@ -314,8 +314,16 @@ impl Routing {
                 faults.invalid(&at, link(&name), "The value is not a backend service.");
                 continue;
             }
+            if name.location != map.name.location {
+                let region = map.name.region().unwrap_or("global");
+                let why = format!(
+                    "The backend service must be in the region of the URL map, '{region}'."
+                );
+                faults.invalid(&at, link(&name), why);
+                continue;
+            }
             let Some(service) = self.source.backend_services.get(&name) else { continue };
-            if let Some(why) = backend_service::unfit(&map.name, service) {
+            if let Some(why) = backend_service::unfit(service) {
                 faults.invalid(&at, link(&name), why);
             } else if field.ends_with("requestMirrorPolicy.backendService")
                 && service

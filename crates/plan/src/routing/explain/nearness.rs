@@ -2,11 +2,13 @@
 
 /// How much of a host pattern agrees with an authority, from the right.
 pub(super) fn of_host(pattern: &str, authority: &str) -> usize {
+    let wildcard = pattern.starts_with('*');
     let pattern = pattern.trim_start_matches('*').to_ascii_lowercase();
     let same = pattern.bytes().rev().zip(authority.bytes().rev()).take_while(|(a, b)| a == b);
     // The port is the usual stumbling block, so a host that differs by it alone is nearest.
-    let ports_aside = without_port(&pattern) == without_port(authority);
-    same.count() + if ports_aside { authority.len() } else { 0 }
+    let (known, host) = (without_port(&pattern), without_port(authority));
+    let fits_but_for_the_port = if wildcard { host.ends_with(known) } else { host == known };
+    same.count() + if fits_but_for_the_port { authority.len() } else { 0 }
 }
 
 /// Why a host pattern did not match.
