@@ -26,12 +26,12 @@ use sha2::{Digest, Sha256};
 use tar::{Archive, Entry, EntryType, Header};
 
 use super::limits::{LAYER_ENTRIES_MAX, LAYER_UNPACKED_BYTES_MAX};
+use super::overlay::cover;
 
 /// In an archive this prefix deletes what follows it from the layers below.
-const DELETED_PREFIX: &[u8] = b".wh.";
+pub(crate) const DELETED_PREFIX: &[u8] = b".wh.";
 /// In an archive this name hides everything the layers below have in its directory.
-const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
-const OPAQUE_ATTRIBUTES: [&std::ffi::CStr; 2] = [c"trusted.overlay.opaque", c"user.overlay.opaque"];
+pub(crate) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 /// As the kernel has it.
 const LINKS_FOLLOWED_MAX: usize = 40;
 const PERMISSION_BITS: u32 = 0o7777;
@@ -337,32 +337,8 @@ fn delete_below(parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
 }
 
 fn make_opaque(directory: &OwnedFd) -> io::Result<()> {
-    let mut last = None;
-    // The first is what root writes, the second what overlayfs reads in a user namespace.
-    for name in OPAQUE_ATTRIBUTES {
-        match set_attribute(directory, name, b"y") {
-            Ok(()) => return Ok(()),
-            Err(error) => last = Some(error),
-        }
-    }
-    last.map_or(Ok(()), Err)
-}
-
-fn set_attribute(directory: &OwnedFd, name: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
-    // The handle only names the directory; attributes want a path or a readable descriptor.
-    let path = format!("/proc/self/fd/{}\0", directory.as_raw_fd());
-    // SAFETY: both names end with a zero byte, and the value is as long as is said.
-    #[allow(unsafe_code)]
-    let result = unsafe {
-        nix::libc::setxattr(
-            path.as_ptr().cast(),
-            name.as_ptr(),
-            value.as_ptr().cast(),
-            value.len(),
-            0,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    // The handle only names the directory; attributes want a path.
+    cover(Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())))
 }
 
 /// Later entries of an archive replace earlier ones.

@@ -29,7 +29,7 @@ const OOM_SCORE: i32 = 500;
 
 /// What root inside a container may do. Nothing here reaches beyond the container's own files,
 /// processes and network.
-const CAPABILITIES: [Capability; 10] = [
+pub(crate) const CAPABILITIES: [Capability; 10] = [
     Capability::Chown,
     Capability::DacOverride,
     Capability::Fowner,
@@ -299,7 +299,7 @@ fn has_home(environment: &[String]) -> bool {
 }
 
 /// Cloud Run's bound, or this process's own hard limit where that is lower and cannot be raised.
-fn open_files_max() -> u64 {
+pub(crate) fn open_files_max() -> u64 {
     match nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) => hard.min(OPEN_FILES_MAX),
         Err(_) => OPEN_FILES_MAX,

@@ -170,6 +170,37 @@ impl Cgroups {
     }
 }
 
+/// The groups somebody else put a process into, for reading and changing; they are not ours to
+/// remove.
+pub(crate) fn groups_of_process(process: i32, limits: Limits) -> ContainerGroup {
+    let table = fs::read_to_string(MOUNT_TABLE).unwrap_or_default();
+    let member = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    let mut directories = BTreeMap::new();
+    for controller in Controller::ALL {
+        let Some(hierarchy) = find_hierarchy(&table, controller, &controllers_of) else { continue };
+        if let Some(path) = path_in(&member, controller, hierarchy.version) {
+            let directory = hierarchy.mount.join(path.trim_start_matches('/'));
+            directories.insert(controller, (hierarchy.version, directory));
+        }
+    }
+    ContainerGroup { limits, directories }
+}
+
+/// Where a process is in the hierarchy of a controller, by its `/proc/…/cgroup`.
+fn path_in(member: &str, controller: Controller, version: Version) -> Option<String> {
+    member.lines().find_map(|line| {
+        // 4:memory:/path, and 0::/path for the unified hierarchy
+        let mut fields = line.splitn(3, ':');
+        let controllers = fields.nth(1)?;
+        let path = fields.next()?;
+        let mine = match version {
+            Version::One => controllers.split(',').any(|name| name == controller.name_v1()),
+            Version::Unified => controllers.is_empty(),
+        };
+        mine.then(|| path.to_owned())
+    })
+}
+
 /// The control group of one container, in every hierarchy that could be had.
 #[derive(Clone, Debug)]
 pub(crate) struct ContainerGroup {
@@ -459,6 +490,20 @@ mod tests {
         ];
         for (table, offered, controller, expected) in cases {
             assert_eq!(found(table, offered, controller), expected, "{controller:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_found_in_each_hierarchy() {
+        let member = "4:memory:/a\n3:cpu,cpuacct:/b/c\n0::/d\n";
+        let cases = [
+            (Controller::Memory, Version::One, Some("/a")),
+            (Controller::ProcessorAccounting, Version::One, Some("/b/c")),
+            (Controller::Processes, Version::One, None),
+            (Controller::Processes, Version::Unified, Some("/d")),
+        ];
+        for (controller, version, expected) in cases {
+            assert_eq!(path_in(member, controller, version).as_deref(), expected);
         }
     }
 

@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::sync::oneshot;
 
-use super::sandbox::INSTANCE_ADDRESS;
+use super::sandbox::{INSTANCE_ADDRESS, bring_loopback_up};
 
 /// A thread that makes sockets in other network namespaces.
 #[derive(Clone, Debug)]
@@ -30,8 +30,14 @@ pub(crate) struct Dialer {
 #[derive(Debug)]
 struct Request {
     namespace: Arc<OwnedFd>,
-    port: u16,
-    answer: oneshot::Sender<io::Result<TcpStream>>,
+    errand: Errand,
+}
+
+/// What is to be done in a namespace.
+#[derive(Debug)]
+enum Errand {
+    Dial { port: u16, answer: oneshot::Sender<io::Result<TcpStream>> },
+    BringUp { answer: oneshot::Sender<io::Result<()>> },
 }
 
 impl Dialer {
@@ -41,9 +47,17 @@ impl Dialer {
         thread::Builder::new().name("dialer".to_owned()).spawn(move || {
             let rest = resting_place();
             for request in inbox {
-                let stream = rest.as_ref().map_err(copied).and_then(|rest| dial(&request, rest));
-                // Nobody waits any more: the socket is closed by dropping it.
-                let _ = request.answer.send(stream);
+                let went = rest.as_ref().map_err(copied);
+                let went = went.and_then(|rest| Visit::enter(&request.namespace, rest));
+                // Nobody waits any more: a socket is closed by dropping it.
+                match request.errand {
+                    Errand::Dial { port, answer } => {
+                        let _ = answer.send(went.and_then(|_visit| connect(port)));
+                    }
+                    Errand::BringUp { answer } => {
+                        let _ = answer.send(went.and_then(|_visit| bring_loopback_up()));
+                    }
+                }
             }
         })?;
         Ok(Dialer { requests })
@@ -53,9 +67,44 @@ impl Dialer {
     /// connecting. A port nobody listens on is refused here.
     pub(crate) async fn dial(&self, namespace: Arc<OwnedFd>, port: u16) -> io::Result<TcpStream> {
         let (answer, wait) = oneshot::channel();
-        let gone = |_| io::Error::other("the dialer has ended");
-        self.requests.send(Request { namespace, port, answer }).map_err(|_| gone(()))?;
-        wait.await.map_err(|_| gone(()))?
+        self.send(namespace, Errand::Dial { port, answer })?;
+        wait.await.map_err(|_| ended())?
+    }
+
+    /// Sets the loopback device of a network up that somebody else made, with the address
+    /// instances are reached at.
+    pub(crate) async fn bring_up(&self, namespace: Arc<OwnedFd>) -> io::Result<()> {
+        let (answer, wait) = oneshot::channel();
+        self.send(namespace, Errand::BringUp { answer })?;
+        wait.await.map_err(|_| ended())?
+    }
+
+    fn send(&self, namespace: Arc<OwnedFd>, errand: Errand) -> io::Result<()> {
+        self.requests.send(Request { namespace, errand }).map_err(|_| ended())
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the dialer has ended")
+}
+
+/// A stay in another namespace, ended by dropping it.
+struct Visit<'a> {
+    rest: &'a OwnedFd,
+}
+
+impl Visit<'_> {
+    fn enter<'a>(namespace: &OwnedFd, rest: &'a OwnedFd) -> io::Result<Visit<'a>> {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        Ok(Visit { rest })
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        // Going back to where this thread was allowed to go before does not fail; if it did, the
+        // next visit would still begin in its own namespace.
+        let _ = setns(self.rest, CloneFlags::CLONE_NEWNET);
     }
 }
 
@@ -72,13 +121,6 @@ fn resting_place() -> io::Result<OwnedFd> {
 
 fn copied(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
-}
-
-fn dial(request: &Request, rest: &OwnedFd) -> io::Result<TcpStream> {
-    setns(&*request.namespace, CloneFlags::CLONE_NEWNET)?;
-    let socket = connect(request.port);
-    setns(rest, CloneFlags::CLONE_NEWNET)?;
-    socket
 }
 
 fn connect(port: u16) -> io::Result<TcpStream> {

@@ -11,7 +11,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::cgroups::{Cgroups, ContainerGroup};
@@ -23,6 +22,7 @@ use super::link::Link;
 use super::orders::{PlannedGroup, SandboxPlan};
 use super::{
     Allowance, Instance, InstanceSpec, LogSink, Pending, Reconciled, Runtime, StartError, bundle,
+    mark_of,
 };
 
 /// What the embedded runtime needs to know.
@@ -245,10 +245,4 @@ impl EmbeddedInstance {
     pub(crate) fn shared(self) -> Arc<dyn Instance> {
         Arc::new(self)
     }
-}
-
-/// Twelve hexadecimal digits of the directory's name.
-fn mark_of(directory: &Path) -> String {
-    let digest = Sha256::digest(directory.as_os_str().as_encoded_bytes());
-    digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
 }

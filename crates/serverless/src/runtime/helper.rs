@@ -302,7 +302,7 @@ fn deliver(process: Pid, signal: Signal) {
 }
 
 /// Whether the process has a handler for the signal.
-fn handles(process: Pid, signal: Signal) -> bool {
+pub(crate) fn handles(process: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     let mask = caught.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);

@@ -67,8 +67,7 @@ pub(crate) struct Output {
 impl Output {
     /// Reads the pipe to its end.
     pub(crate) async fn follow(self, mut pipe: pipe::Receiver) {
-        let mut splitter = Splitter::default();
-        let mut rate = Rate::new(Instant::now());
+        let mut follower = Follower::new(self);
         let mut bytes = vec![0; READ_BYTES];
         loop {
             // A read error on a pipe means that there is nothing more to come.
@@ -76,17 +75,9 @@ impl Output {
             if count == 0 {
                 break;
             }
-            let mut flooded = false;
-            let now = Instant::now();
-            splitter.take(&bytes[..count], |text| match rate.allows(now) {
-                Some(dropped_before) => self.deliver(text, dropped_before),
-                None => flooded = true,
-            });
-            if flooded {
-                tokio::time::sleep(FLOOD_PAUSE).await;
-            }
+            follower.take(&bytes[..count]).await;
         }
-        splitter.finish(|text| self.deliver(text, rate.dropped));
+        follower.finish();
     }
 
     fn deliver(&self, text: &[u8], dropped_before: u64) {
@@ -99,6 +90,40 @@ impl Output {
         };
         self.sink.line(&self.instance, &line);
         self.tail.push(line);
+    }
+}
+
+/// Turns the bytes of one output into lines, as they come.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    output: Output,
+    splitter: Splitter,
+    rate: Rate,
+}
+
+impl Follower {
+    pub(crate) fn new(output: Output) -> Follower {
+        Follower { output, splitter: Splitter::default(), rate: Rate::new(Instant::now()) }
+    }
+
+    /// Takes some bytes; takes its time when they are a flood.
+    pub(crate) async fn take(&mut self, bytes: &[u8]) {
+        let Follower { output, splitter, rate } = self;
+        let mut flooded = false;
+        let now = Instant::now();
+        splitter.take(bytes, |text| match rate.allows(now) {
+            Some(dropped_before) => output.deliver(text, dropped_before),
+            None => flooded = true,
+        });
+        if flooded {
+            tokio::time::sleep(FLOOD_PAUSE).await;
+        }
+    }
+
+    /// There are no more bytes.
+    pub(crate) fn finish(self) {
+        let Follower { output, splitter, rate } = self;
+        splitter.finish(|text| output.deliver(text, rate.dropped));
     }
 }
 

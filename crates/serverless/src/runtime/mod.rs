@@ -22,6 +22,7 @@ mod bundle;
 mod cgroups;
 mod complaints;
 mod dialer;
+mod docker;
 mod embedded;
 mod helper;
 mod hiding;
@@ -43,6 +44,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sha2::{Digest, Sha256};
+
+pub use docker::{DockerConfig, DockerRuntime};
 pub use embedded::{EmbeddedConfig, EmbeddedRuntime, HelperProgram};
 pub use helper::{HELPER_ARGUMENT, helper_main};
 pub use spec::{
@@ -222,6 +226,12 @@ pub struct Reconciled {
     pub instances_removed: u64,
     /// What could not be removed, in words.
     pub problems: Vec<String>,
+}
+
+/// Twelve hexadecimal digits of the directory's name.
+fn mark_of(directory: &std::path::Path) -> String {
+    let digest = Sha256::digest(directory.as_os_str().as_encoded_bytes());
+    digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The named limits of this room.

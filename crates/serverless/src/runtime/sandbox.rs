@@ -187,7 +187,7 @@ fn write_inside(root: &Root, path: &str, text: &str) {
     }
 }
 
-fn write_files(directory: &Path, files: &[(String, Vec<u8>, u32)]) -> io::Result<()> {
+pub(crate) fn write_files(directory: &Path, files: &[(String, Vec<u8>, u32)]) -> io::Result<()> {
     for (path, contents, mode) in files {
         let path = plain_path(path)?;
         if let Some(parent) = path.parent() {
@@ -212,7 +212,7 @@ fn plain_path(path: &str) -> io::Result<&Path> {
     }
 }
 
-fn plain_name(name: &str) -> io::Result<&Path> {
+pub(crate) fn plain_name(name: &str) -> io::Result<&Path> {
     match plain_path(name)? {
         path if path.components().count() == 1 => Ok(path),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "a volume name with a slash")),
@@ -262,7 +262,7 @@ fn failed(step: &str, error: nix::Error) -> io::Error {
 }
 
 /// Sets the loopback device up and gives it the address the instance is reached at.
-fn bring_loopback_up() -> io::Result<()> {
+pub(crate) fn bring_loopback_up() -> io::Result<()> {
     let control = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     // SAFETY: an all-zero ifreq is a valid one: names and addresses of zero.
     #[allow(unsafe_code)]

@@ -2,6 +2,8 @@
 //! their own, and a look at the host.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
+pub mod suite;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -14,7 +16,7 @@ use serverless::images::{ImageConfig, ImagePin, ResolvedImage};
 use serverless::runtime::launch::{LiveInstance, StartFailure, launch};
 use serverless::runtime::{
     ContainerSpec, EmbeddedConfig, EmbeddedRuntime, HelperProgram, Instance, InstanceId,
-    InstanceSpec, Limits, LogLine, LogSink, Probes, Runtime,
+    InstanceSpec, Limits, LogLine, LogSink, Probes, Reconciled, Runtime,
 };
 
 /// Whether the test may go on; says why not.
@@ -77,8 +79,11 @@ impl Lines {
 /// A runtime with a directory of its own and an image with the test program.
 pub struct World {
     pub directory: tempfile::TempDir,
-    pub runtime: EmbeddedRuntime,
+    pub runtime: Arc<dyn Runtime>,
+    pub mark: String,
     pub lines: Arc<Lines>,
+    /// Whether the host's control groups let it.
+    pub limits_memory: bool,
 }
 
 impl World {
@@ -86,15 +91,22 @@ impl World {
         World::with_spares(0).await
     }
 
-    pub async fn with_spares(spare_helpers: usize) -> World {
+    /// A directory with a layer that has the test program.
+    pub fn prepare() -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
-        let lines = Arc::new(Lines::default());
         let layer = directory.path().join("layer");
         fs::create_dir_all(layer.join("etc")).unwrap();
         fs::create_dir_all(layer.join("tmp")).unwrap();
         fs::copy(subject(), layer.join("subject")).unwrap();
         fs::write(layer.join("etc/passwd"), "root:x:0:0::/root:/\nbob:x:1000:50::/home/bob:/\n")
             .unwrap();
+        directory
+    }
+
+    /// A world of the embedded runtime.
+    pub async fn with_spares(spare_helpers: usize) -> World {
+        let directory = World::prepare();
+        let lines = Arc::new(Lines::default());
         let (runtime, problems) = EmbeddedRuntime::open(EmbeddedConfig {
             directory: directory.path().join("runtime"),
             helper: helper(),
@@ -107,7 +119,9 @@ impl World {
         }
         let found = runtime.reconcile().await;
         assert_eq!(found.instances_removed, 0);
-        World { directory, runtime, lines }
+        let mark = runtime.mark().to_owned();
+        let limits_memory = limits_memory(&mark);
+        World { directory, runtime: Arc::new(runtime), mark, lines, limits_memory }
     }
 
     pub fn image(&self) -> ResolvedImage {
@@ -132,15 +146,20 @@ impl World {
     }
 
     pub async fn launch(&self, spec: InstanceSpec) -> Result<LiveInstance, StartFailure> {
-        launch(&self.runtime, Arc::new(spec)).await
+        launch(&*self.runtime, Arc::new(spec)).await
     }
 
     /// Ends the test: nothing of the runtime may be left on the host.
     pub async fn end(self) {
         self.runtime.shut_down().await;
-        assert_eq!(traces(self.runtime.mark()), Vec::<String>::new());
-        let left = fs::read_dir(self.directory.path().join("runtime/instances")).unwrap().count();
-        assert_eq!(left, 0, "directories of instances are left");
+        assert_eq!(traces(&self.mark), Vec::<String>::new());
+        for name in ["runtime/instances", "runtime/volumes"] {
+            let entries = fs::read_dir(self.directory.path().join(name));
+            assert_eq!(entries.map_or(0, Iterator::count), 0, "directories of instances are left");
+        }
+        let found = self.runtime.reconcile().await;
+        assert_eq!(found, Reconciled::default());
+        self.runtime.shut_down().await;
     }
 }
 
