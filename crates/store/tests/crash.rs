@@ -1,6 +1,6 @@
 //! A process that is killed with SIGKILL in the middle of writing loses nothing it acknowledged.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::env;
