@@ -49,6 +49,7 @@ struct Server {
     _runtime: Runtime,
 }
 
+#[allow(clippy::print_stdout, reason = "a test that shows nothing says so")]
 fn server() -> Option<Server> {
     let found = Command::new("gcloud").arg("--version").stdout(Stdio::null()).status();
     if !found.is_ok_and(|status| status.success()) {

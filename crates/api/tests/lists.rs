@@ -169,5 +169,5 @@ async fn quotas_count_what_there_is() {
     assert_eq!(status, 403);
     let error: &Value = &answer["error"];
     assert_eq!(error["errors"][0]["reason"], "quotaExceeded");
-    assert_eq!(error["message"], "Quota 'NETWORKS' exceeded.  Limit: 100.0 globally.");
+    assert_eq!(error["message"], "Quota 'NETWORKS' exceeded. Limit: 100.0 globally.");
 }

@@ -120,6 +120,23 @@ async fn operations_are_listed_where_they_belong_and_removed_without_a_body() {
 }
 
 #[tokio::test]
+async fn a_change_whose_client_has_gone_away_still_happens_as_a_whole() {
+    let server = Server::start().await;
+    let mut states = server.api.world().states();
+    states.mark_unchanged();
+    let body = network("n").to_string();
+    let request = Box::pin(server.send("POST", NETWORKS, body));
+    // The client gives up at the first pause, which is when the disk has been asked to write.
+    let given_up = futures_util::future::select(request, std::future::ready(())).await;
+    drop(given_up);
+    states.changed().await.expect("the change is published");
+    let (status, _) = server.call("GET", &format!("{NETWORKS}/n"), None).await;
+    assert_eq!(status, 200);
+    let (_, operations) = server.call("GET", "projects/demo-proj/global/operations", None).await;
+    assert_eq!(operations["items"][0]["status"], "DONE");
+}
+
+#[tokio::test]
 async fn old_finished_operations_make_room_for_new_ones() {
     let server = Server::start().await;
     let first = server.accept("POST", NETWORKS, network("first")).await;

@@ -5,7 +5,7 @@
 //! tells an operation's outcome or a refusal's sentence on one line and any other answer in full,
 //! `>>` tells all in full. `UPDATE_GOLDEN=1` writes the answers anew.
 //!
-//! Every refused request is checked to have changed nothing.
+//! Every refused request is checked to have changed nothing, and every answer to hold no private key.
 
 mod support;
 
@@ -121,6 +121,8 @@ async fn replay(text: &str) -> String {
                     status < 400 || before == after,
                     "{method} {target} was refused and changed something"
                 );
+                let text = String::from_utf8_lossy(&response.body);
+                assert!(!text.contains("PRIVATE KEY"), "{method} {target} gives a key away");
                 let answer = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
                 let told = told(mark, status, &answer);
                 let _ = write!(transcript, "{mark} {method} {target}\n{body}{told}");

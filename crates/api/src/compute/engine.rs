@@ -132,7 +132,7 @@ fn check_quota(
     }
     Err(ApiError::new(
         Reason::QuotaExceeded,
-        format!("Quota '{metric}' exceeded.  Limit: {limit}.0 globally."),
+        format!("Quota '{metric}' exceeded. Limit: {limit}.0 globally."),
     ))
 }
 

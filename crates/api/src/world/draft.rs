@@ -4,13 +4,21 @@ use super::State;
 use model::ResourceName;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// Edits over one state, seen together.
-#[derive(Debug)]
 pub struct Draft {
     before: Arc<State>,
     edits: BTreeMap<Arc<str>, Option<Arc<Value>>>,
+}
+
+// Documents hold private keys: what prints is which are edited.
+impl fmt::Debug for Draft {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<_> = self.edits.keys().collect();
+        out.debug_struct("Draft").field("edits", &keys).finish_non_exhaustive()
+    }
 }
 
 impl Draft {

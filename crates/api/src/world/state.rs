@@ -10,16 +10,24 @@ use imbl::OrdMap;
 use model::ResourceName;
 use plan::Compiled;
 use serde_json::Value;
+use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
 /// One document and the revision that wrote it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Document {
     /// The document.
     pub value: Arc<Value>,
     /// The revision of its last change.
     pub revision: u64,
+}
+
+// Documents hold private keys: what prints is when they were written.
+impl fmt::Debug for Document {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Document").field("revision", &self.revision).finish_non_exhaustive()
+    }
 }
 
 /// Everything declared at one revision.
