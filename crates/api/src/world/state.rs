@@ -50,7 +50,9 @@ pub(crate) fn resource_of(key: &str) -> Option<ResourceName> {
 
 /// Whether this is the key of a Compute operation.
 pub(crate) fn is_operation(key: &str) -> bool {
-    key.starts_with("projects/") && key.contains("/operations/operation-")
+    let is_operation = key.starts_with("projects/") && key.contains("/operations/operation-");
+    // The other APIs' operations are in locations and are theirs to keep.
+    is_operation && !key.contains("/locations/")
 }
 
 impl State {
