@@ -38,12 +38,10 @@ fn main() -> Result<()> {
         for size in SIZES {
             let (map, asked) = (kind.build)(size);
             let row = measure(kind.what, size, map, &asked);
-            println!("{row}");
             writeln!(table, "{row}")?;
         }
     }
     let world = large_world();
-    println!("{world}");
     let text = std::fs::read_to_string(&path)?;
     let begin = text.find(BEGIN).context("the file has a marker for the begin")?;
     let end = text.find(END).context("the file has a marker for the end")?;

@@ -20,6 +20,10 @@ const PAIRS_DEFAULT: usize = 200_000;
 /// How many requests each map is asked.
 const REQUESTS_PER_MAP: usize = 250;
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "how long to test is for whoever runs the tests to say"
+)]
 fn pairs() -> usize {
     let given = std::env::var("ROUTING_PAIRS").ok();
     given.and_then(|text| text.parse().ok()).unwrap_or(PAIRS_DEFAULT)

@@ -9,8 +9,8 @@ use model::url_map::{
     UrlRewrite,
 };
 use regex::Regex;
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex};
 
 /// What becomes of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -116,13 +116,16 @@ fn described(part: &RouteMatch) -> (String, Part) {
     }
 }
 
-/// The few patterns there are, compiled once: compiling is what takes the time.
-static PATTERNS: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
+thread_local! {
+    /// The few patterns there are, compiled once: compiling is what takes the time.
+    static PATTERNS: RefCell<HashMap<String, Regex>> = RefCell::default();
+}
 
 fn whole(pattern: &str, text: &str) -> bool {
-    let mut patterns = PATTERNS.lock().expect("no other test has failed");
     let sound = || Regex::new(&format!("^(?:{pattern})$")).expect("a sound pattern");
-    patterns.entry(pattern.to_string()).or_insert_with(sound).is_match(text)
+    PATTERNS.with_borrow_mut(|patterns| {
+        patterns.entry(pattern.to_string()).or_insert_with(sound).is_match(text)
+    })
 }
 
 fn header_holds(header: &HeaderMatch, request: &Request) -> bool {
