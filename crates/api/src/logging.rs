@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::SystemTime;
 
 use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -39,7 +40,7 @@ pub struct Window {
     /// The project's id.
     pub project: String,
     /// Nothing from before this moment.
-    pub since: Option<OffsetDateTime>,
+    pub since: Option<SystemTime>,
     /// Nothing but what this service wrote or answered.
     pub service: Option<String>,
 }
@@ -48,7 +49,7 @@ pub struct Window {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogEntry {
     /// When.
-    pub at: OffsetDateTime,
+    pub at: SystemTime,
     /// Tells entries of one moment apart, and never changes.
     pub insert_id: String,
     /// The log's name within its project, such as `run.googleapis.com/stdout`.
@@ -180,13 +181,16 @@ fn passing(call: &Call<'_>, filter: &Filter, projects: &[String]) -> Vec<Passing
     for project in projects {
         let window = Window {
             project: project.clone(),
-            since: since.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok()),
+            since: since
+                .and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok())
+                .map(SystemTime::from),
             service: service.map(str::to_owned),
         };
         for entry in platform.logs.entries(&window) {
             let shown = shown(project, &entry);
             if filter.passes(&shown) {
-                passing.push(Passing { at: entry.at, insert_id: entry.insert_id, shown });
+                let at = OffsetDateTime::from(entry.at);
+                passing.push(Passing { at, insert_id: entry.insert_id, shown });
             }
         }
     }
@@ -199,11 +203,12 @@ const IN_LOG_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remov
 /// An entry in Google's shape.
 fn shown(project: &str, entry: &LogEntry) -> Value {
     let log = utf8_percent_encode(&entry.log, IN_LOG_NAME);
+    let at = utc_timestamp(OffsetDateTime::from(entry.at));
     let mut shown = json!({
         "insertId": entry.insert_id,
         "logName": format!("projects/{project}/logs/{log}"),
-        "timestamp": utc_timestamp(entry.at),
-        "receiveTimestamp": utc_timestamp(entry.at),
+        "timestamp": at,
+        "receiveTimestamp": at,
         "resource": { "type": entry.resource_type, "labels": entry.resource_labels },
     });
     if !entry.severity.is_empty() && entry.severity != "DEFAULT" {

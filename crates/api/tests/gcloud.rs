@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use api::door::{BoxFuture, Config, Door, InstancePort, Pointing, RunAppPort, bundle_file};
 use api::logging::{LogEntry, Logs, Payload, Window};
@@ -21,7 +22,6 @@ use model::run::Outcome;
 use plan::fleet::Role;
 use store::Store;
 use tempfile::TempDir;
-use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -77,7 +77,7 @@ impl Logs for OneLine {
     fn entries(&self, window: &Window) -> Vec<LogEntry> {
         let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         vec![LogEntry {
-            at: OffsetDateTime::now_utc(),
+            at: SystemTime::now(),
             insert_id: "1".to_owned(),
             log: "run.googleapis.com/stdout".to_owned(),
             severity: "INFO".to_owned(),

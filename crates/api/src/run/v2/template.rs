@@ -49,22 +49,7 @@ pub(super) fn shown(template: &Value) -> Object {
             shown.insert(key.into(), own.into());
         }
     }
-    let mut scaling = Object::new();
-    for (field, name) in
-        [("minInstanceCount", names::MIN_SCALE), ("maxInstanceCount", names::MAX_SCALE)]
-    {
-        if let Some(count) = note(name).and_then(|text| text.parse::<u32>().ok()) {
-            scaling.insert(field.into(), count.into());
-        }
-    }
-    for (field, name) in [
-        ("concurrencyUtilization", names::CONCURRENCY_TARGET),
-        ("cpuUtilization", names::CPU_TARGET),
-    ] {
-        if let Some(share) = note(name).and_then(|text| text.parse::<f64>().ok()) {
-            scaling.insert(field.into(), share.into());
-        }
-    }
+    let scaling = scaling_shown(template);
     if !scaling.is_empty() {
         shown.insert("scaling".into(), scaling.into());
     }
@@ -98,6 +83,35 @@ pub(super) fn shown(template: &Value) -> Object {
     if !volumes.is_empty() {
         shown.insert("volumes".into(), volumes.into());
     }
+    words_shown(template, &mut shown);
+    shown
+}
+
+fn scaling_shown(template: &Value) -> Object {
+    let note = |name: &str| annotation(template, name);
+    let mut scaling = Object::new();
+    for (field, name) in
+        [("minInstanceCount", names::MIN_SCALE), ("maxInstanceCount", names::MAX_SCALE)]
+    {
+        if let Some(count) = note(name).and_then(|text| text.parse::<u32>().ok()) {
+            scaling.insert(field.into(), count.into());
+        }
+    }
+    for (field, name) in [
+        ("concurrencyUtilization", names::CONCURRENCY_TARGET),
+        ("cpuUtilization", names::CPU_TARGET),
+    ] {
+        if let Some(share) = note(name).and_then(|text| text.parse::<f64>().ok()) {
+            scaling.insert(field.into(), share.into());
+        }
+    }
+    scaling
+}
+
+/// What is one word or a yes.
+fn words_shown(template: &Value, shown: &mut Object) {
+    let note = |name: &str| annotation(template, name).filter(|text| !text.is_empty());
+    let flag = |name: &str| note(name).is_some_and(|text| text.eq_ignore_ascii_case("true"));
     match note(names::EXECUTION_ENVIRONMENT) {
         Some("gen1") => {
             shown.insert("executionEnvironment".into(), "EXECUTION_ENVIRONMENT_GEN1".into());
@@ -121,7 +135,6 @@ pub(super) fn shown(template: &Value) -> Object {
             shown.insert(field.into(), value.into());
         }
     }
-    shown
 }
 
 fn vpc_access_shown(template: &Value) -> Option<Value> {
