@@ -95,15 +95,6 @@ impl Client {
         Err(Refused { status, message }.into())
     }
 
-    /// One call whose answer is read as it comes.
-    pub(crate) async fn stream(&self, url: &str) -> anyhow::Result<Incoming> {
-        let response = self.send(Method::GET, url, None).await?;
-        if !response.status().is_success() {
-            bail!("{url} answered {}", response.status());
-        }
-        Ok(response.into_body())
-    }
-
     async fn send(
         &self,
         method: Method,

@@ -10,16 +10,17 @@ use crate::cli::Up;
 use crate::data_dir::{DataDir, Held, Running};
 use crate::joins::callers::IssuedTokens;
 use crate::joins::endpoints::FleetEndpoints;
-use crate::joins::images::StoreImages;
 use crate::joins::instance_port::VpcPorts;
+use crate::joins::logs::ContainerLogs;
 use crate::joins::observed::Progress;
+use crate::joins::run_apps::RunApps;
 use crate::joins::sockets::VpcSockets;
 use crate::metrics;
 use anyhow::{Context, bail};
 use api::door::{self, Door};
 use api::{Api, Front, Machine, Observed, Platform, World};
 use plan::Plan;
-use serverless::fleet::{Fleet, FleetOptions, RevisionOutcome, SecretFiles};
+use serverless::fleet::{Fleet, FleetOptions, RevisionOutcome, SecretFiles, StoreImages};
 use serverless::images::{ImageStore, ImageStoreConfig};
 use serverless::logs::LogStore;
 use serverless::runtime::{EmbeddedConfig, EmbeddedRuntime, HelperProgram, Runtime};
@@ -43,12 +44,20 @@ const SPARE_HELPERS: usize = 1;
 pub(crate) struct Server {
     running: Running,
     door: Door,
-    applier: Arc<Applier>,
-    runtime: Arc<dyn Runtime>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Parts,
     stopping: watch::Receiver<bool>,
-    plans: watch::Receiver<Arc<Plan>>,
     _held: Held,
+}
+
+/// Everything behind the ports of a server.
+struct Parts {
+    api: Api,
+    identity: Arc<api::oauth::Identity>,
+    plans: watch::Receiver<Arc<Plan>>,
+    images: ImageStore,
+    runtime: Arc<dyn Runtime>,
+    applier: Arc<Applier>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// The file with the token that every API request needs.
@@ -79,75 +88,21 @@ impl Server {
         }
         let held = dir.hold()?;
         let before = dir.last_announced()?;
-        let store =
-            store::Store::open(dir.join("store.redb")).context("could not open the store")?;
-        let world = World::open(store).context("could not read what was declared")?;
-        let plans = world.plans();
+        let mut parts = Parts::assemble(dir, options).await?;
+        parts.wait_until_served().await;
 
-        let vpc = Vpc::open(dir.root()).context("could not open the VPC part")?;
-        let progress = Arc::new(Progress::new(vpc.clone()));
-        let observed: Arc<dyn Observed> = progress.clone();
-        let identity = api::oauth::Identity::open(dir.root(), OWNER_EMAIL)
-            .context("could not open the tokens")?;
-        let identity = Arc::new(identity);
-        let platform = Platform { identity: identity.clone() };
-        let api = Api::on_platform(world, observed, Arc::new(Machine), platform);
-        api.ensure_project(&options.project, &options.project)
-            .await
-            .map_err(|error| anyhow::anyhow!("could not make the project: {error}"))?;
-
-        let logs = LogStore::new();
-        let images = ImageStore::open(ImageStoreConfig {
-            directory: dir.join("images"),
-            credentials: options.registry_config.clone(),
-        })
-        .context("could not open the image store")?;
-        let runtime = open_runtime(dir, &logs).await?;
-        let secrets = Arc::new(SecretFiles::new(dir.join("secrets")));
-        let (fleet, outcomes) = Fleet::start(FleetOptions::new(
-            runtime.clone(),
-            Arc::new(StoreImages::new(images.clone())),
-            secrets,
-            logs.clone(),
-        ));
-        let proxy = Arc::new(start_proxy(options, &fleet, &vpc, &identity)?);
-        let applier = Arc::new(Applier {
-            vpc: vpc.clone(),
-            fleet,
-            proxy: proxy.clone(),
-            progress: progress.clone(),
-        });
-        let mut tasks = vec![
-            tokio::spawn(applier.clone().run(plans.clone())),
-            tokio::spawn(progress.clone().follow_instances()),
-            tokio::spawn(record_outcomes(api.clone(), outcomes)),
-        ];
-        wait_until_served(&progress, plans.borrow().number).await;
-
-        let admin = Admin::new(api.clone(), applier.clone(), images);
-        let front = Front::new(api, identity);
-        let behind = Arc::new(Counter { front, admin });
-        let door = Door::start(door::Config {
-            data_dir: dir.root().to_owned(),
-            address: options.listen,
-            beyond_loopback: options.listen_beyond_loopback,
-            behind,
-            instances: Arc::new(VpcPorts { vpc, plans: plans.clone() }),
-            run_apps: Arc::new(crate::joins::run_apps::RunApps::new(proxy.clone())),
-        })
-        .await
-        .context("could not open the API's port")?;
-        let metrics_at = metrics_address(options, before.as_ref());
+        let door = parts.open_door(dir, options).await?;
+        let proxy = parts.applier.proxy.clone();
         let render: metrics::Render = Arc::new(move || proxy.render_openmetrics());
-        let metrics_at = metrics::serve(metrics_at, render).await?;
+        let metrics_at = metrics::serve(metrics_address(options, before.as_ref()), render).await?;
         let running = Running::this(door.address(), metrics_at, &options.project);
         dir.announce(&running)?;
         let (ask, stopping) = watch::channel(false);
-        tasks.push(tokio::spawn(async move {
+        parts.tasks.push(tokio::spawn(async move {
             asked_to_stop().await;
             ask.send_replace(true);
         }));
-        Ok(Server { running, door, applier, runtime, tasks, stopping, plans, _held: held })
+        Ok(Server { running, door, parts, stopping, _held: held })
     }
 
     /// What the server announced.
@@ -162,20 +117,20 @@ impl Server {
 
     /// The ports of the client VMs.
     pub(crate) fn vm_ports(&self) -> VpcPorts {
-        VpcPorts { vpc: self.applier.vpc.clone(), plans: self.plans.clone() }
+        VpcPorts { vpc: self.parts.applier.vpc.clone(), plans: self.parts.plans.clone() }
     }
 
     /// Drains, stops every container and VM, and removes everything from the host.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.door.close().await;
-        for task in self.tasks {
+        for task in self.parts.tasks {
             task.abort();
         }
-        let Applier { vpc, fleet, proxy, .. } = &*self.applier;
+        let Applier { vpc, fleet, proxy, .. } = &*self.parts.applier;
         let draining = proxy.clone();
         tokio::task::spawn_blocking(move || draining.drain(DRAIN_PATIENCE)).await?;
         fleet.stop(DRAIN_PATIENCE).await;
-        self.runtime.shut_down().await;
+        self.parts.runtime.shut_down().await;
         let vpc = vpc.clone();
         let failures = tokio::task::spawn_blocking(move || vpc.down()).await?;
         if failures.is_empty() {
@@ -183,6 +138,72 @@ impl Server {
         }
         let failures: Vec<String> = failures.iter().map(|failure| chain(failure)).collect();
         bail!("something of this server is left on the host:\n  {}", failures.join("\n  "))
+    }
+}
+
+impl Parts {
+    /// Opens what the data directory holds and starts everyone who carries plans out.
+    async fn assemble(dir: &DataDir, options: &Up) -> anyhow::Result<Parts> {
+        let store =
+            store::Store::open(dir.join("store.redb")).context("could not open the store")?;
+        let world = World::open(store).context("could not read what was declared")?;
+        let plans = world.plans();
+        let vpc = Vpc::open(dir.root()).context("could not open the VPC part")?;
+        let progress = Arc::new(Progress::new(vpc.clone()));
+        let identity = api::oauth::Identity::open(dir.root(), OWNER_EMAIL)
+            .context("could not open the tokens")?;
+        let identity = Arc::new(identity);
+        let logs = LogStore::new();
+        let container_logs = Arc::new(ContainerLogs::new(logs.clone()));
+        let platform = Platform { identity: identity.clone(), logs: container_logs };
+        let api = Api::on_platform(world, progress.clone(), Arc::new(Machine), platform);
+        api.ensure_project(&options.project, &options.project)
+            .await
+            .map_err(|error| anyhow::anyhow!("could not make the project: {error}"))?;
+
+        let directory = dir.join("images");
+        let credentials = options.registry_config.clone();
+        let images = ImageStore::open(ImageStoreConfig { directory, credentials })
+            .context("could not open the image store")?;
+        let runtime = open_runtime(dir, &logs).await?;
+        let (fleet, outcomes) = Fleet::start(FleetOptions::new(
+            runtime.clone(),
+            Arc::new(StoreImages::new(images.clone())),
+            Arc::new(SecretFiles::new(dir.join("secrets"))),
+            logs,
+        ));
+        let proxy = Arc::new(start_proxy(options, &fleet, &vpc, &identity)?);
+        let applier = Arc::new(Applier { vpc, fleet, proxy, progress: progress.clone() });
+        let tasks = vec![
+            tokio::spawn(applier.clone().run(plans.clone())),
+            tokio::spawn(progress.follow_instances()),
+            tokio::spawn(record_outcomes(api.clone(), outcomes)),
+        ];
+        Ok(Parts { api, identity, plans, images, runtime, applier, tasks })
+    }
+
+    /// Waits until the newest plan is carried out.
+    async fn wait_until_served(&self) {
+        let number = self.plans.borrow().number;
+        let mut applied = self.applier.progress.progress();
+        // The sender lives in the progress itself.
+        let _ = applied.wait_for(|applied| *applied >= number).await;
+    }
+
+    /// Lets clients in.
+    async fn open_door(&self, dir: &DataDir, options: &Up) -> anyhow::Result<Door> {
+        let admin = Admin::new(self.api.clone(), self.applier.clone(), self.images.clone());
+        let front = Front::new(self.api.clone(), self.identity.clone());
+        let vpc = self.applier.vpc.clone();
+        let config = door::Config {
+            data_dir: dir.root().to_owned(),
+            address: options.listen,
+            beyond_loopback: options.listen_beyond_loopback,
+            behind: Arc::new(Counter { front, admin }),
+            instances: Arc::new(VpcPorts { vpc, plans: self.plans.clone() }),
+            run_apps: Arc::new(RunApps::new(self.applier.proxy.clone())),
+        };
+        Door::start(config).await.context("could not open the API's port")
     }
 }
 
@@ -248,12 +269,6 @@ async fn record_outcomes(api: Api, mut outcomes: mpsc::UnboundedReceiver<Revisio
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
-}
-
-async fn wait_until_served(progress: &Progress, number: u64) {
-    let mut applied = progress.progress();
-    // The sender lives in `progress`.
-    let _ = applied.wait_for(|applied| *applied >= number).await;
 }
 
 /// The port of the last time is taken again if it is free, so that scrapers find it.

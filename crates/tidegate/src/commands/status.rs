@@ -71,11 +71,16 @@ fn forwarding_rules(status: &Value) -> String {
 fn services(status: &Value) -> String {
     let heading = ["SERVICE", "REVISION", "STATE", "TRAFFIC", "INSTANCES", "IN FLIGHT", "WAITING"];
     let mut table = Table::new(&heading);
+    let mut failures = Vec::new();
     for service in rows(status, "services") {
         for revision in rows(service, "revisions") {
             let state = match revision["ready"].as_bool() {
                 Some(true) => "READY".to_owned(),
-                Some(false) => format!("FAILED: {}", first_sentence(&text(&revision["message"]))),
+                Some(false) => {
+                    let name = text(&revision["name"]);
+                    failures.push(format!("{name} failed: {}", text(&revision["message"]).trim()));
+                    "FAILED".to_owned()
+                }
                 None => "DEPLOYING".to_owned(),
             };
             let tags: Vec<String> = rows(revision, "tags").map(text).collect();
@@ -95,7 +100,8 @@ fn services(status: &Value) -> String {
             ]);
         }
     }
-    table.or("No Cloud Run services yet.")
+    let table = table.or("No Cloud Run services yet.");
+    [vec![table], failures].concat().join("\n\n")
 }
 
 fn instances(status: &Value) -> String {
@@ -113,11 +119,6 @@ fn instances(status: &Value) -> String {
         ]);
     }
     table.or("No client VMs yet.")
-}
-
-fn first_sentence(message: &str) -> &str {
-    let end = message.find(". ").map_or(message.len(), |at| at + 1);
-    message[..end].lines().next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -160,8 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_in_one_line() {
-        assert_eq!(first_sentence("It failed. Logs follow:\nx"), "It failed.");
-        assert_eq!(first_sentence("line\nmore"), "line");
+    fn why_a_revision_failed_stands_below_the_table() {
+        let status = json!({ "services": [{
+            "name": "projects/p/locations/us-west1/services/s",
+            "revisions": [{ "name": "s-00001-abc", "ready": false, "percent": 0, "message": "It\nfell." }],
+        }] });
+        let told = services(&status);
+        assert!(told.ends_with("\n\ns-00001-abc failed: It\nfell."), "{told}");
+        assert!(told.contains("FAILED "), "{told}");
     }
 }

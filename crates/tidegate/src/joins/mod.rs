@@ -4,8 +4,8 @@
 
 pub(crate) mod callers;
 pub(crate) mod endpoints;
-pub(crate) mod images;
 pub(crate) mod instance_port;
+pub(crate) mod logs;
 pub(crate) mod observed;
 pub(crate) mod run_apps;
 pub(crate) mod sockets;
