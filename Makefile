@@ -5,6 +5,7 @@
 #   make check    format, lints, documentation, house rules' tools, licences
 #   make e2e      only the end-to-end tests
 #   make fuzz     every fuzz target for FUZZ_SECONDS each
+#   make agree    a million generated maps and requests through the router and its naive twin
 #   make bench    the benchmarks; their figures go to docs/benchmarks.md
 #   make deps     the Debian packages all of this needs
 #   make wire     generate crates/wire again from the discovery documents
@@ -31,7 +32,7 @@ HAS_NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 FUZZ_SECONDS ?= 60
 CARGO_FLAGS ?= --locked
 
-.PHONY: help run build test e2e check fmt fuzz bench deps deps-run wire
+.PHONY: help run build test e2e check fmt fuzz agree bench deps deps-run wire
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -80,6 +81,9 @@ check:
 
 fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS)
+
+agree:
+	ROUTING_PAIRS=1000000 cargo test $(CARGO_FLAGS) --release -p tidegate-plan --test routing
 
 bench:
 	@scripts/packages run bench

@@ -99,7 +99,7 @@ impl std::fmt::Display for TestFailure {
             "Test failure: Expect URL '{url}' to redirect with response code '{}', but actually got \
              '{}'.",
             self.expected_redirect_response_code.unwrap_or_default(),
-            self.actual_redirect_response_code.unwrap_or_default(),
+            self.actual_redirect_response_code.map(|code| code.to_string()).unwrap_or_default(),
         )
     }
 }
