@@ -85,7 +85,7 @@ impl World {
         let (command, rest) = (words.next().expect("a question"), words);
         match command.split_whitespace().collect::<Vec<_>>()[..] {
             ["problems"] => lines(self.read_problems.iter().chain(&self.problems)),
-            ["lint"] => lines(&self.plan.lint()),
+            ["lint"] => lines(self.plan.lint()),
             ["tests"] => {
                 let (problems, failures) = routing::validate(&self.map, &self.inventory);
                 lines(&problems) + &lines(&failures)
@@ -340,7 +340,7 @@ impl Request {
             path: if path.is_empty() { "/".to_string() } else { path.to_string() },
             query,
             headers: Vec::new(),
-            dice: 0,
+            dice: routing::ORDINARY_DICE,
         };
         for setting in settings {
             match setting.strip_prefix("dice ") {

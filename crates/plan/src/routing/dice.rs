@@ -5,6 +5,9 @@
 
 use model::url_map::Percentage;
 
+/// A number by which no fault of less than 99 percent is injected: what explains an ordinary request.
+pub const ORDINARY_DICE: u64 = 140_068;
+
 /// What a draw is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Draw {
@@ -40,6 +43,14 @@ pub(crate) fn hits(share: Percentage, dice: u64, what: Draw) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ordinary_dice_inject_no_fault_that_spares_anybody() {
+        let most = Percentage { millionths: 990_000 };
+        assert!(!hits(most, ORDINARY_DICE, Draw::Delay));
+        assert!(!hits(most, ORDINARY_DICE, Draw::Abort));
+        assert!(hits(Percentage::ALL, ORDINARY_DICE, Draw::Abort));
+    }
 
     #[test]
     fn a_share_is_hit_as_often_as_it_says() {

@@ -31,6 +31,7 @@ mod template;
 pub use backend_service::{
     BackendServicePlan, EndpointGroupPlan, PROTOCOLS, SCHEME, SERVERLESS_TIMEOUT,
 };
+pub use dice::ORDINARY_DICE;
 pub use expectations::{TestFailure, evaluate};
 pub use explain::{Answer, Considered, EndpointGroupExplanation, Explanation, Share};
 pub use header_action::VARIABLES;

@@ -6,6 +6,7 @@ use api::{ApiError, Reason};
 use plan::Plan;
 use plan::fleet::Caller;
 use plan::load_balancer::Listener;
+use plan::routing::ORDINARY_DICE;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ pub(super) fn answer(admin: &Admin, body: &[u8]) -> Result<Value, ApiError> {
     let state = admin.api.world().state();
     let plan = &state.compiled.plan;
     let listener = listener(plan, &body, address, question.port())?;
-    let explanation = listener.url_map.explain(&plan.fleet, &question.head(), Caller::Anonymous, 0);
+    let explanation =
+        listener.url_map.explain(&plan.fleet, &question.head(), Caller::Anonymous, ORDINARY_DICE);
     let scheme = if listener.tls.is_some() { "HTTPS" } else { "HTTP" };
     let heading = format!(
         "{}:{} in network {} is {} ({scheme}), target {}",

@@ -9,7 +9,7 @@ use api::compute::url_maps::parse_document;
 use model::url_map::UrlMap;
 use model::{Inventory, Resource};
 use plan::fleet::{Caller, FleetPlan};
-use plan::routing;
+use plan::routing::{self, ORDINARY_DICE};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,8 @@ fn by_map(file: &Path, how: &Explain) -> anyhow::Result<String> {
     world.insert(Resource::UrlMap(Arc::new(map)));
     let (routing, _) = routing::compile(&world, &routing::Routing::default());
     let plan = routing.url_map(&name).context("the map does not compile")?;
-    let explanation = plan.explain(&FleetPlan::default(), &question.head(), Caller::Anonymous, 0);
+    let explanation =
+        plan.explain(&FleetPlan::default(), &question.head(), Caller::Anonymous, ORDINARY_DICE);
     Ok(match how.format {
         Format::Json => serde_json::to_string_pretty(&explanation)?,
         Format::Text => explanation.to_string(),
