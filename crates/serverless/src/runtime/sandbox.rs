@@ -13,9 +13,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::libc;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
@@ -39,9 +40,31 @@ const ACCOUNTS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub(crate) fn enter_own_namespaces() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
     mount_at(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
+    forget_pinned_namespaces();
     bring_loopback_up()?;
     // Anybody inside may listen on any port: there is nobody else in this network.
     fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+}
+
+/// The copies this process has of the mounts that pin other networks would keep those networks
+/// alive after their owner has let them go.
+fn forget_pinned_namespaces() {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for path in pinned_namespaces(&table) {
+        // A mount that is locked in a user namespace stays, as it would without us.
+        let _ = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+    }
+}
+
+/// Mount points of namespaces in a mount table, the last mounted first.
+fn pinned_namespaces(table: &str) -> Vec<&str> {
+    let pins = table.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        right.starts_with("nsfs ").then(|| left.split(' ').nth(4)).flatten()
+    });
+    let mut pins: Vec<&str> = pins.collect();
+    pins.reverse();
+    pins
 }
 
 /// A control group held open: it can be entered and removed after its mount is gone from view.
@@ -70,13 +93,20 @@ pub(crate) fn hold_groups(plan: &SandboxPlan) -> io::Result<Vec<HeldGroup>> {
     Ok(held)
 }
 
-/// The files a process of the container writes itself into.
+/// The files a process of the container writes itself into. In version 1 a single thread moves
+/// without the lock over the whole machine that moving a process takes, which is most of the time a
+/// container would need to start; the process has one thread when it moves.
 pub(crate) fn group_entrances(groups: &[HeldGroup], container: &str) -> io::Result<Vec<OwnedFd>> {
     let mine = groups.iter().filter(|group| group.container == container);
     mine.map(|group| {
-        let path = format!("{}/cgroup.procs", group.name);
-        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        Ok(openat(&group.parent, path.as_str(), flags, Mode::empty())?)
+        let enter = |file: &str| {
+            let path = format!("{}/{file}", group.name);
+            openat(&group.parent, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+        };
+        match enter("tasks") {
+            Err(Errno::ENOENT) => Ok(enter("cgroup.procs")?),
+            other => Ok(other?),
+        }
     })
     .collect()
 }
@@ -302,4 +332,37 @@ fn configure(control: &OwnedFd, what: libc::c_ulong, request: &libc::ifreq) -> i
     #[allow(unsafe_code)]
     let result = unsafe { libc::ioctl(control.as_fd().as_raw_fd(), what, request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_found_in_the_mount_table() {
+        let table = "\
+22 1 254:0 / / rw - ext4 /dev/vda rw
+40 22 0:4 net:[4026532001] /data/net/a rw shared:9 - nsfs nsfs rw
+41 22 0:40 / /tmp/nsfs rw - tmpfs nsfs rw
+42 22 0:4 net:[4026532002] /data/net/b rw - nsfs nsfs rw
+";
+        assert_eq!(pinned_namespaces(table), ["/data/net/b", "/data/net/a"]);
+    }
+
+    #[test]
+    fn files_of_a_volume_stay_inside_it() {
+        let cases = [
+            ("key", true),
+            ("deep/key", true),
+            ("", false),
+            ("/etc/passwd", false),
+            ("../key", false),
+            ("deep/../../key", false),
+        ];
+        for (path, fine) in cases {
+            assert_eq!(plain_path(path).is_ok(), fine, "{path}");
+        }
+        assert!(plain_name("a").is_ok());
+        assert!(plain_name("a/b").is_err());
+    }
 }
