@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A batch is handed over when it has grown to this many bytes, or after [`BATCH_AGE_MAX`].
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 64 << 10;
 
 /// How long a line may wait for its batch to fill.
 pub(crate) const BATCH_AGE_MAX: Duration = Duration::from_millis(100);
@@ -247,13 +247,13 @@ mod tests {
         let writer = LogWriter { sender: Some(sender), waiting: Arc::default(), thread: None };
         let log = writer.worker(&registry, 2 * BATCH_BYTES).unwrap();
         let line = [b'x'; 1024];
-        for _ in 0..2560 {
+        for _ in 0..640 {
             log.push(&line);
         }
         log.flush();
         let kept: u64 = receiver.try_iter().map(|batch| batch.lines).sum();
         let dropped = registry.log_lines_dropped.load(Ordering::Relaxed);
-        assert_eq!(kept + dropped, 2560);
-        assert!(kept >= 256 && dropped >= 1600, "{kept} kept, {dropped} dropped");
+        assert_eq!(kept + dropped, 640);
+        assert!(kept >= 64 && dropped >= 400, "{kept} kept, {dropped} dropped");
     }
 }

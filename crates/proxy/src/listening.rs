@@ -8,8 +8,7 @@ use crate::metrics::Cell64;
 use crate::peer::{Peer, TlsFacts};
 use crate::record::listener_labels;
 use crate::tls;
-use crate::worker::Worker;
-use plan::Plan;
+use crate::worker::{Held, Worker};
 use plan::decision::{Decision, RequestHead};
 use plan::load_balancer::Listener;
 use socket2::{SockFilter, SockRef};
@@ -49,7 +48,7 @@ impl Bound {
 /// What one request sees of the world.
 #[derive(Clone, Debug)]
 pub(crate) struct Serving {
-    plan: Rc<Arc<Plan>>,
+    held: Rc<Held>,
     bound: Rc<Bound>,
 }
 
@@ -63,7 +62,7 @@ impl std::ops::Deref for Serving {
 impl Serving {
     /// The plan's answer to a request that is about to be carried out.
     pub(crate) fn decide(&self, head: &RequestHead<'_>, dice: u64) -> Decision<'_> {
-        let mut decision = self.bound.listener.url_map.decide(&self.plan.fleet, head, dice);
+        let mut decision = self.bound.listener.url_map.decide(&self.held.plan.fleet, head, dice);
         if let Decision::Forward(forward) = &mut decision {
             forward.take_turn();
         }
@@ -107,7 +106,7 @@ impl Slot {
 
     /// What a request that begins now is served from.
     pub(crate) fn serving(&self) -> Serving {
-        Serving { plan: self.worker.plan(), bound: self.bound.borrow().clone() }
+        Serving { held: self.worker.plan(), bound: self.bound.borrow().clone() }
     }
 
     /// Serves a changed listener from now on.

@@ -6,6 +6,8 @@
 use crate::endpoints::{Endpoints, InstanceId};
 use crate::limits::Limits;
 use crate::metrics::IdMap;
+use crate::sockets::suit_local_link;
+use socket2::SockRef;
 use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Waker};
@@ -93,5 +95,6 @@ pub(crate) async fn dial(
     let stream = dialing.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
+    suit_local_link(&SockRef::from(&stream));
     TcpStream::from_std(stream)
 }

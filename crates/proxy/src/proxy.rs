@@ -83,7 +83,7 @@ pub enum ListenFailure {
         /// The forwarding rule.
         rule: ResourceName,
         /// What is wrong.
-        source: TlsError,
+        source: Box<TlsError>,
     },
 }
 
@@ -327,8 +327,10 @@ impl Control {
             (None, _) => None,
             (Some(tls), Some((same, config))) if *tls == same => Some((same, config)),
             (Some(tls), _) => {
-                let config = tls::server_config(tls)
-                    .map_err(|source| ListenFailure::Tls { rule: name.clone(), source })?;
+                let config = tls::server_config(tls).map_err(|error| ListenFailure::Tls {
+                    rule: name.clone(),
+                    source: Box::new(error),
+                })?;
                 Some((tls.clone(), config))
             }
         };

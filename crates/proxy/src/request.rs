@@ -52,9 +52,9 @@ pub(crate) enum OutboundHead {
 #[derive(Debug)]
 pub(crate) enum Opened<'p> {
     /// The balancer answers.
-    Answer(Answer<'p>),
+    Answer(Box<Answer<'p>>),
     /// An instance will.
-    Forward(Forwarding<'p>),
+    Forward(Box<Forwarding<'p>>),
 }
 
 /// A response made by the balancer.
@@ -133,7 +133,7 @@ pub(crate) fn open<'p, F: Fields>(
     let slot = &connection.slot;
     let record = Record::begin(worker, slot, serving, subject, &decision, started);
     match decision {
-        Decision::Respond(respond) => Opened::Answer(answer(respond, record)),
+        Decision::Respond(respond) => Opened::Answer(Box::new(answer(respond, record))),
         Decision::Forward(forward) => open_forward(connection, incoming, forward, record),
     }
 }
@@ -182,7 +182,7 @@ fn open_forward<'p, F: Fields>(
         let origin = std::str::from_utf8(incoming.subject.fields.first("origin")?).ok()?;
         policy.allows_origin(origin).then(|| origin.to_owned())
     });
-    let mut forwarding = Forwarding {
+    let mut forwarding = Box::new(Forwarding {
         record,
         framing: incoming.framing,
         upgrade: incoming.upgrade,
@@ -193,9 +193,9 @@ fn open_forward<'p, F: Fields>(
         origin,
         timeout,
         forward,
-    };
+    });
     if let Some(refused) = forwarding.admission(connection, incoming) {
-        return Opened::Answer(forwarding.not_admitted(refused));
+        return Opened::Answer(Box::new(forwarding.not_admitted(refused)));
     }
     if forwarding.forward.delay.is_none() {
         match connection.worker.endpoints.acquire(forwarding.forward.revision) {
@@ -204,7 +204,9 @@ fn open_forward<'p, F: Fields>(
                 forwarding.ready = Some((lease, head));
             }
             Acquire::Wait(waiting) => forwarding.waiting = Some(Queued(waiting)),
-            Acquire::Refused(refusal) => return Opened::Answer(forwarding.refuse(refusal)),
+            Acquire::Refused(refusal) => {
+                return Opened::Answer(Box::new(forwarding.refuse(refusal)));
+            }
         }
     }
     Opened::Forward(forwarding)
@@ -362,7 +364,7 @@ pub(crate) enum Ending<'p> {
         request_read: bool,
     },
     /// The balancer answers after all.
-    Answer(Answer<'p>),
+    Answer(Box<Answer<'p>>),
     /// The response was cut, or the client is gone: the connection is of no more use.
     Broken,
 }
@@ -495,7 +497,7 @@ impl<'p> Forwarding<'p> {
 pub(crate) async fn carry_out<'p, C: Client>(
     connection: &Connection,
     client: &mut C,
-    mut forwarding: Forwarding<'p>,
+    mut forwarding: Box<Forwarding<'p>>,
     deadline: &mut Deadline,
     started: Instant,
 ) -> Ending<'p> {
@@ -512,7 +514,7 @@ pub(crate) async fn carry_out<'p, C: Client>(
             Some((lease, head)) => (lease, Some(head)),
             None => match acquire(connection, &mut forwarding, deadline, ends_at).await {
                 Ok(lease) => (lease, None),
-                Err(refusal) => return Ending::Answer(forwarding.refuse(refusal)),
+                Err(refusal) => return Ending::Answer(Box::new(forwarding.refuse(refusal))),
             },
         };
         let head = head.get_or_insert_with(|| {
@@ -545,13 +547,13 @@ pub(crate) async fn carry_out<'p, C: Client>(
             Attempt::Ended { request_read } => return Ending::Complete { request_read },
             Attempt::Broken => return Ending::Broken,
             Attempt::Refused(status, body, why) => {
-                return Ending::Answer(forwarding.answer(status, body, why));
+                return Ending::Answer(Box::new(forwarding.answer(status, body, why)));
             }
             Attempt::Failed(outcome, why) => {
                 let policy = forwarding.forward.retry;
                 let again = whole && tries_again(policy, forwarding.idempotent, attempts, outcome);
                 if !again {
-                    return Ending::Answer(failed(forwarding, outcome, why));
+                    return Ending::Answer(Box::new(failed(*forwarding, outcome, why)));
                 }
             }
         }

@@ -121,10 +121,11 @@ fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, fresh: Trace, si
 
 fn put_hexadecimal(out: &mut SmallVec<[u8; 64]>, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
+    out.extend_from_slice(&digits[..2 * bytes.len()]);
 }
 
 fn parse_traceparent(value: &[u8]) -> Option<Trace> {

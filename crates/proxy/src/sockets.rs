@@ -10,6 +10,7 @@
 //! accepted until it is empty, and only then is the socket closed.
 
 use model::ResourceName;
+use socket2::SockRef;
 use std::io;
 use std::net::{SocketAddrV4, TcpListener};
 
@@ -36,6 +37,16 @@ impl std::fmt::Debug for dyn Sockets {
     }
 }
 
+/// Chooses the congestion control for a link inside this host, whatever the host uses for the world:
+/// there is no queue to model and nothing to pace, so the plainest algorithm costs least. Accepted
+/// connections inherit it from their listener.
+pub(crate) fn suit_local_link(socket: &SockRef<'_>) {
+    const PLAINEST: &[u8] = b"reno";
+    if let Err(error) = socket.set_tcp_congestion(PLAINEST) {
+        tracing::debug!(%error, "the host's own congestion control stays in use");
+    }
+}
+
 /// Opens `count` listening sockets on `address` in the network namespace of the calling thread.
 pub fn listen_here(address: SocketAddrV4, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut address = address;
@@ -45,6 +56,7 @@ pub fn listen_here(address: SocketAddrV4, count: usize) -> io::Result<Vec<TcpLis
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        suit_local_link(&SockRef::from(&socket));
         socket.bind(&address.into())?;
         socket.listen(ACCEPT_BACKLOG)?;
         let listener = TcpListener::from(socket);

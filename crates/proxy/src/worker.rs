@@ -61,6 +61,13 @@ pub(crate) enum Command {
     },
 }
 
+/// A plan as one worker holds it. Requests count their references here, and not in the plan itself, whose
+/// count would travel between the cores.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) plan: Arc<Plan>,
+}
+
 /// Everything a worker's requests share.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -80,7 +87,7 @@ pub(crate) struct Worker {
     pub(crate) connections: Cell<usize>,
     /// Told whenever a connection ends.
     pub(crate) room: Notify,
-    plan: RefCell<Rc<Arc<Plan>>>,
+    plan: RefCell<Rc<Held>>,
     slots: RefCell<HashMap<u64, Rc<Slot>>>,
     random: Cell<u64>,
     keys: Cell<u64>,
@@ -123,7 +130,7 @@ impl Worker {
     }
 
     /// The plan of the moment.
-    pub(crate) fn plan(&self) -> Rc<Arc<Plan>> {
+    pub(crate) fn plan(&self) -> Rc<Held> {
         self.plan.borrow().clone()
     }
 
@@ -159,7 +166,7 @@ impl Worker {
     }
 
     fn apply(self: &Rc<Worker>, plan: Arc<Plan>, set: Vec<Set>, remove: &[u64]) {
-        *self.plan.borrow_mut() = Rc::new(plan);
+        *self.plan.borrow_mut() = Rc::new(Held { plan });
         let mut slots = self.slots.borrow_mut();
         for id in remove {
             if let Some(slot) = slots.remove(id) {
@@ -221,9 +228,10 @@ impl Worker {
 
 /// Runs a worker until it has drained.
 pub(crate) fn run(parts: Parts, mut commands: UnboundedReceiver<Command>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async move {
+    let options = tokio::runtime::LocalOptions::default();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(options)?;
+    runtime.block_on(async move {
         let worker = Worker::new(parts);
         let sweeper = worker.clone();
         tokio::task::spawn_local(async move { sweeper.sweep().await });
@@ -264,7 +272,7 @@ fn http_date(seconds: u64) -> String {
     format!(
         "{}, {day:02} {} {year} {:02}:{:02}:{:02} GMT",
         DAYS[(days % 7) as usize],
-        MONTHS[(month as usize + 11) % 12],
+        MONTHS[((month + 11) % 12) as usize],
         seconds / 3600 % 24,
         seconds / 60 % 60,
         seconds % 60

@@ -193,7 +193,7 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(
             if reusable { After::Next } else { After::Close }
         }
         Ending::Broken => After::Cut,
-        Ending::Answer(answer) => exchange.answer(answer, deadline).await,
+        Ending::Answer(answer) => exchange.answer(*answer, deadline).await,
     }
 }
 

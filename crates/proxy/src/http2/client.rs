@@ -143,7 +143,7 @@ async fn stream_task(
             tracing::debug!(reason, "request refused");
             connection.slot.cells.requests.add(1);
             connection.slot.cells.by_class[4].add(1);
-            Opened::Answer(Answer::text(400, "Bad Request"))
+            Opened::Answer(Box::new(Answer::text(400, "Bad Request")))
         }
     };
     let mut deadline = Deadline::default();
@@ -155,7 +155,7 @@ async fn stream_task(
     };
     match ending {
         Ending::Complete { .. } => {}
-        Ending::Answer(answer) => exchange.answer(answer).await,
+        Ending::Answer(answer) => exchange.answer(*answer).await,
         Ending::Broken => exchange.reset(Reason::INTERNAL_ERROR),
     }
 }

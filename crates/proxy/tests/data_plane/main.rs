@@ -1,5 +1,7 @@
 //! The data plane as both sides of the wire see it: bytes in, bytes out.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod basics;
 mod bodies;
 mod change;
