@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::cgroups::{Cgroups, ContainerGroup};
 use super::dialer::Dialer;
@@ -70,6 +71,9 @@ pub(crate) struct Inner {
     /// Where the tasks of instances run.
     pub(crate) tasks: Handle,
     spares: Mutex<VecDeque<Link>>,
+    /// Held while spare helpers are started, so that nobody starts too many; true when no more are
+    /// wanted.
+    refilling: AsyncMutex<bool>,
 }
 
 impl EmbeddedRuntime {
@@ -87,6 +91,7 @@ impl EmbeddedRuntime {
             dialer: Dialer::start()?,
             tasks: Handle::current(),
             spares: Mutex::default(),
+            refilling: AsyncMutex::default(),
         };
         Ok((EmbeddedRuntime { inner: Arc::new(inner) }, problems))
     }
@@ -129,7 +134,8 @@ impl Inner {
 
     /// Starts helpers until there are as many spare ones as there should be.
     pub(crate) async fn refill(self: Arc<Self>) {
-        loop {
+        let closed = self.refilling.lock().await;
+        while !*closed {
             let missing = {
                 let spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
                 spares.len() < self.config.spare_helpers
@@ -229,6 +235,8 @@ impl Runtime for EmbeddedRuntime {
 
     fn shut_down(&self) -> Pending<'_, ()> {
         Box::pin(async move {
+            // Waits for one that is just being started.
+            *self.inner.refilling.lock().await = true;
             let spares = std::mem::take(
                 &mut *self.inner.spares.lock().unwrap_or_else(PoisonError::into_inner),
             );
