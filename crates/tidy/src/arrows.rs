@@ -68,6 +68,7 @@ pub const ROOMS: &[Room] = &[
     room("tidegate-tidy", &[]),
     room("e2e", &[]),
     room("data-plane-bench", EVERY_ROOM),
+    room("bench-routing", &["tidegate-model", "tidegate-plan"]),
     room("bench-control-plane", &["e2e", "tidegate-model", "tidegate-plan"]),
 ];
 
