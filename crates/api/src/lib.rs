@@ -18,6 +18,7 @@ pub mod run;
 pub mod surroundings;
 pub mod world;
 
+mod authorization;
 mod certificate_manager;
 mod convert;
 mod front;
@@ -124,6 +125,9 @@ impl Api {
 
     /// Answers one request. A fault of the request is an answer too.
     pub async fn handle(&self, request: Request) -> Response {
+        if let Err(error) = authorization::check(self, &request) {
+            return error.response(Dialect::OnePlatform);
+        }
         match request.service.as_str() {
             "compute" => compute::handle(self, &request).await,
             "certificatemanager" => certificate_manager::handle(self, &request).await,

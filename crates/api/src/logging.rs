@@ -15,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use wire::logging as messages;
 
 use crate::Api;
+use crate::authorization;
 use crate::error::{ApiError, Reason};
 use crate::http::{Request, Response};
 use crate::logging_filter::{self, Filter, Operator};
@@ -165,7 +166,9 @@ fn projects(call: &Call<'_>, body: &Value) -> Result<Vec<String>, ApiError> {
     let project = |name: &String| {
         let name = name.strip_prefix("projects/").unwrap_or(name);
         let name = name.split('/').next().unwrap_or_default();
-        Ok(call.project(&state, name)?.id.to_string())
+        let project = call.project(&state, name)?.id;
+        authorization::check_logs(call.api, &state, &call.request.principal, &project)?;
+        Ok(project.to_string())
     };
     let mut projects: Vec<String> = given.iter().map(project).collect::<Result<_, ApiError>>()?;
     projects.sort_unstable();

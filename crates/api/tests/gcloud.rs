@@ -6,8 +6,8 @@
 #![allow(clippy::print_stdout, reason = "what is skipped is said to whoever runs the tests")]
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use model::run::Outcome;
 use plan::fleet::Role;
 use store::Store;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -54,14 +54,42 @@ impl Observed for Done {
     }
 }
 
-/// Nothing can be connected to.
-struct Nowhere;
+/// VMs whose port 22 gives back what it gets.
+struct Echo(SocketAddr);
 
-impl InstancePort for Nowhere {
-    fn connect<'a>(&'a self, _: &'a ResourceName, _: u16) -> BoxFuture<'a, io::Result<TcpStream>> {
-        Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
+impl Echo {
+    async fn start() -> Echo {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut reads, mut writes) = stream.split();
+                    let _ = tokio::io::copy(&mut reads, &mut writes).await;
+                });
+            }
+        });
+        Echo(address)
     }
 }
+
+impl InstancePort for Echo {
+    fn connect<'a>(
+        &'a self,
+        instance: &'a ResourceName,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<TcpStream>> {
+        Box::pin(async move {
+            match (&*instance.name, port) {
+                ("vm", 22) => TcpStream::connect(self.0).await,
+                _ => Err(io::ErrorKind::ConnectionRefused.into()),
+            }
+        })
+    }
+}
+
+/// No service can be connected to.
+struct Nowhere;
 
 impl RunAppPort for Nowhere {
     fn connect<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<TcpStream>> {
@@ -98,7 +126,7 @@ impl Logs for OneLine {
 
 /// A server whose containers come up at once, but for images that are called broken.
 struct Server {
-    runtime: Runtime,
+    _runtime: Runtime,
     folder: TempDir,
     address: SocketAddr,
     token: String,
@@ -128,13 +156,13 @@ fn server() -> Option<Server> {
             address: None,
             beyond_loopback: false,
             behind: Arc::new(Front::new(api, Arc::clone(&identity))),
-            instances: Arc::new(Nowhere),
+            instances: Arc::new(Echo::start().await),
             run_apps: Arc::new(Nowhere),
         };
         Door::start(config).await.expect("a door")
     });
     let (address, token) = (door.address(), identity.token().to_owned());
-    Some(Server { runtime, folder, address, token, _door: door })
+    Some(Server { _runtime: runtime, folder, address, token, _door: door })
 }
 
 /// Says of every revision that is to be tried how it fared.
@@ -179,13 +207,16 @@ impl Server {
         self.folder.path().join("gcloud")
     }
 
-    fn output(&self, line: &str) -> Output {
-        let _entered = self.runtime.enter();
+    fn command(&self, line: &str) -> Command {
         let mut words = line.split(' ');
         let mut command = Command::new(words.next().expect("a program"));
         command.args(words).envs(self.environment()).stdin(Stdio::null());
         command.env("CLOUDSDK_CONFIG", self.configuration());
-        command.output().expect("runs")
+        command
+    }
+
+    fn output(&self, line: &str) -> Output {
+        self.command(line).output().expect("runs")
     }
 
     /// The command must succeed and print all of these.
@@ -235,7 +266,7 @@ fn a_service_is_deployed_updated_split_and_deleted() {
     server
         .shows("gcloud run services update-traffic hello --region=us-west1 --to-latest", &["100%"]);
     server.refuses(
-        "gcloud run deploy hello --region=us-west1 --image=broken",
+        "gcloud run deploy hurt --region=us-west1 --image=broken",
         &["is not ready and cannot serve traffic", "Logs: boom"],
     );
     server.shows("gcloud run revisions list --service=hello --region=us-west1", &["hello-0000"]);
@@ -283,7 +314,9 @@ fn projects_services_and_accounts_answer() {
         &format!("gcloud iam service-accounts keys create {} --iam-account={email}", key.display()),
         &["created key"],
     );
-    for role in ["roles/iam.serviceAccountTokenCreator", "roles/run.admin"] {
+    for role in
+        ["roles/iam.serviceAccountTokenCreator", "roles/run.viewer", "roles/compute.networkAdmin"]
+    {
         server.shows(
             &format!("gcloud projects add-iam-policy-binding demo-project --member=serviceAccount:{email} --role={role} --condition=None"),
             &[email],
@@ -305,6 +338,19 @@ fn projects_services_and_accounts_answer() {
     server.shows(
         &format!("env -u CLOUDSDK_AUTH_ACCESS_TOKEN_FILE gcloud run services list --impersonate-service-account={email}"),
         &["Listed 0 items"],
+    );
+    // It may read services and shape networks, and no more than that.
+    server.refuses(
+        "env -u CLOUDSDK_AUTH_ACCESS_TOKEN_FILE gcloud run deploy no --region=us-west1 --image=i",
+        &["does not have permission", "run.services.create"],
+    );
+    server.shows(
+        "env -u CLOUDSDK_AUTH_ACCESS_TOKEN_FILE gcloud compute networks create net --subnet-mode=custom",
+        &["Created"],
+    );
+    server.refuses(
+        "env -u CLOUDSDK_AUTH_ACCESS_TOKEN_FILE gcloud compute firewall-rules create fw --network=net --allow=tcp:22",
+        &["Required 'compute.firewalls.create' permission for 'projects/demo-project/global/firewalls/fw'"],
     );
 }
 
@@ -342,4 +388,45 @@ fn certificates_are_made_listed_changed_and_deleted() {
         &["Deleted certificate [mine]"],
     );
     server.refuses(&format!("{certificates} describe mine {at}"), &["NOT_FOUND"]);
+}
+
+#[test]
+fn a_tunnel_to_a_vm_carries_what_ssh_would_send() {
+    let Some(server) = server() else { return };
+    server.shows("gcloud compute networks create net --subnet-mode=custom", &["Created"]);
+    server.shows(
+        "gcloud compute networks subnets create sub --network=net --range=10.1.2.0/24 --region=us-west1",
+        &["Created"],
+    );
+    server.shows(
+        "gcloud compute instances create vm --network=net --subnet=sub --zone=us-west1-a",
+        &["RUNNING"],
+    );
+    let tunnel = "gcloud compute start-iap-tunnel vm 22 --listen-on-stdin --zone=us-west1-a";
+    let mut command = server.command(tunnel);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("runs");
+    // More than one message of the subprotocol, in lines.
+    let line = "x".repeat(1000) + "\n";
+    let lines = 40;
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(line.repeat(lines).as_bytes()).expect("written");
+    stdin.flush().expect("flushed");
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    for _ in 0..lines {
+        let mut back = String::new();
+        stdout.read_line(&mut back).expect("a line");
+        assert_eq!(back, line);
+    }
+    drop(stdin);
+    assert!(child.wait().expect("ends").success());
+    // gcloud prints why there is no connection and ends as if there had been one.
+    server.shows(
+        "gcloud compute start-iap-tunnel vm 23 --listen-on-stdin --zone=us-west1-a",
+        &["4003", "failed to connect to backend", "Failed to connect to port 23"],
+    );
 }

@@ -6,6 +6,7 @@ use super::link::Base;
 use super::operations::checked_request_id;
 use super::route::{Matched, route};
 use crate::Api;
+use crate::authorization;
 use crate::error::{ApiError, Reason};
 use crate::http::{Principal, Request};
 use crate::query::Query;
@@ -64,6 +65,22 @@ impl<'a> Call<'a> {
         Base { project: &self.project.id, number: self.project.number }
     }
 
+    /// Refuses a caller that lacks the method's permission.
+    pub(crate) fn check_permission(&self) -> Result<(), ApiError> {
+        let Matched { resource, verb, .. } = self.matched;
+        let named = match (self.resource_name(), &self.body) {
+            (Some(name), _) => Some(name),
+            (None, Some(body)) => body.get("name").and_then(Value::as_str),
+            (None, None) => None,
+        };
+        let path = match (resource, named) {
+            ("projects", _) | (_, None) => self.scope_path().trim_end_matches("/global").into(),
+            (_, Some(name)) => format!("{}/{}/{name}", self.scope_path(), collection(resource)),
+        };
+        let method = (resource, verb);
+        authorization::check_compute(self.api, self.principal, &self.project.id, method, &path)
+    }
+
     /// The body of a method that cannot do without.
     pub(crate) fn required_body(&self) -> Result<&Value, ApiError> {
         self.body.as_ref().ok_or_else(|| ApiError::required("resource"))
@@ -113,6 +130,14 @@ impl<'a> Call<'a> {
             }
         }
         Err(ApiError::not_found(&name.to_string()))
+    }
+}
+
+/// `urlMaps` of `regionUrlMaps`, which is how methods are told apart and not how paths are written.
+fn collection(resource: &str) -> String {
+    match resource.strip_prefix("region").filter(|rest| *rest != "s") {
+        Some(rest) => rest[..1].to_ascii_lowercase() + &rest[1..],
+        None => resource.to_owned(),
     }
 }
 

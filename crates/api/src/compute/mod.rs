@@ -120,6 +120,7 @@ async fn answer(
     let mask =
         query.get("fields").filter(|fields| !fields.is_empty()).map(Mask::parse).transpose()?;
     let call = Call::read(api, request, path)?;
+    call.check_permission()?;
     if call.matched.verb == "delete" && call.matched.resource.ends_with("Operations") {
         delete_operation(&call).await?;
         return Ok(Response::empty());
