@@ -103,7 +103,7 @@ async fn containers_die_with_the_server_and_the_next_one_finds_a_clean_host() {
     server.kill().unwrap();
     server.wait().unwrap();
     // Nobody tells the helpers anything: the end of their control sockets is enough.
-    until("every process is gone", || processes(&mark).is_empty()).await;
+    until("nothing is left", || traces(&mark).is_empty()).await;
 
     let runtime = open(directory.path());
     let found = runtime.reconcile().await;

@@ -21,6 +21,8 @@ use crate::runtime::limits::PROCESSES_MAX;
 const PERIOD_MICROSECONDS: u64 = 100_000;
 /// The least quota the kernel takes.
 const QUOTA_MICROSECONDS_MIN: u64 = 1_000;
+/// How often another helper may take the root away while a group is made in it.
+const ROOT_ATTEMPTS_MAX: usize = 16;
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 
 /// What a control group can limit or count.
@@ -132,13 +134,11 @@ impl Cgroups {
         let mut group = ContainerGroup { limits, directories: BTreeMap::new() };
         for (controller, (version, root)) in &self.roots {
             let directory = root.join(format!("{instance}.{container}"));
-            match fs::create_dir(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    group.remove();
-                    return Err(error);
-                }
-                _ => drop(group.directories.insert(*controller, (*version, directory))),
+            if let Err(error) = make_group(*version, root, &directory, *controller) {
+                group.remove();
+                return Err(error);
             }
+            group.directories.insert(*controller, (*version, directory));
         }
         if let Err(error) = group.apply(limits) {
             group.remove();
@@ -168,6 +168,26 @@ impl Cgroups {
             let _ = fs::remove_dir(root);
         }
     }
+}
+
+/// Makes a directory below our root. The root itself may be gone: the last helper to end takes it
+/// along, so that nothing is left when the server is killed.
+fn make_group(
+    version: Version,
+    root: &Path,
+    directory: &Path,
+    controller: Controller,
+) -> io::Result<()> {
+    for _ in 0..ROOT_ATTEMPTS_MAX {
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => return Ok(()),
+        }
+        let mount = root.parent().unwrap_or(root).to_owned();
+        prepare_root(&Hierarchy { version, mount }, root, controller)?;
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// The groups somebody else put a process into, for reading and changing; they are not ours to

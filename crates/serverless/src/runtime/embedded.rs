@@ -135,7 +135,10 @@ impl Inner {
     /// Starts helpers until there are as many spare ones as there should be.
     pub(crate) async fn refill(self: Arc<Self>) {
         let closed = self.refilling.lock().await;
-        while !*closed {
+        if *closed {
+            return;
+        }
+        loop {
             let missing = {
                 let spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
                 spares.len() < self.config.spare_helpers

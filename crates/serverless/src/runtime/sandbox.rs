@@ -73,6 +73,9 @@ pub(crate) struct HeldGroup {
     container: String,
     parent: OwnedFd,
     name: String,
+    /// Where the parent is, and its name there.
+    above: OwnedFd,
+    parent_name: String,
 }
 
 /// Opens the parent directory of every control group of the plan.
@@ -80,17 +83,28 @@ pub(crate) fn hold_groups(plan: &SandboxPlan) -> io::Result<Vec<HeldGroup>> {
     let mut held = Vec::new();
     for group in &plan.groups {
         for directory in &group.directories {
-            let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
-                return Err(io::Error::other("a control group without a parent"));
-            };
+            let parent = parent_of(directory)?;
+            let (name, parent_name) = (name_of(directory)?, name_of(parent)?);
+            let handle = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
             held.push(HeldGroup {
                 container: group.container.clone(),
-                parent: open(parent, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?,
-                name: name.to_string_lossy().into_owned(),
+                parent: handle(parent)?,
+                name,
+                above: handle(parent_of(parent)?)?,
+                parent_name,
             });
         }
     }
     Ok(held)
+}
+
+fn parent_of(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::Error::other("a control group without a parent"))
+}
+
+fn name_of(path: &Path) -> io::Result<String> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("a control group without a name"));
+    Ok(name?.to_string_lossy().into_owned())
 }
 
 /// The files a process of the container writes itself into. In version 1 a single thread moves
@@ -111,10 +125,14 @@ pub(crate) fn group_entrances(groups: &[HeldGroup], container: &str) -> io::Resu
     .collect()
 }
 
-/// Removes the groups; the server does the same, so one that is gone is no error.
+/// Removes the groups, and the directories they were in if they were the last. The server does the
+/// same, so one that is gone is no error, and neither is one that others still use.
 pub(crate) fn remove_groups(groups: &[HeldGroup]) {
     for group in groups {
         let _ = unlinkat(&group.parent, group.name.as_str(), UnlinkatFlags::RemoveDir);
+    }
+    for group in groups {
+        let _ = unlinkat(&group.above, group.parent_name.as_str(), UnlinkatFlags::RemoveDir);
     }
 }
 
