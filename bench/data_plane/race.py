@@ -301,14 +301,14 @@ def summary(rounds):
 # --- idle memory --------------------------------------------------------------------------------------
 
 HTTP2_START = (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-               + b"\0\0\x0d\1\5\0\0\0\1" + b"\x82\x87\x84\x41\x08app.test")
+               + b"\0\0\x14\1\5\0\0\0\1" + b"\x82\x87\x44\x06/small\x41\x08app.test")
 
 
 def idle_memory(name, port, alpn):
     before = memory(name)
     connections = []
     for _ in range(IDLE_CONNECTIONS):
-        stream = socket.create_connection(("127.0.0.1", port))
+        stream = socket.create_connection(("127.0.0.1", port), 10)
         if alpn:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -320,7 +320,10 @@ def idle_memory(name, port, alpn):
             stream.sendall(b"GET /small HTTP/1.1\r\nHost: app.test\r\n\r\n")
         data = b""
         while b"Hello, world!" not in data:
-            data += stream.recv(65536)
+            piece = stream.recv(65536)
+            if not piece:
+                raise SystemExit(f"{name} closed an idle connection")
+            data += piece
         connections.append(stream)
     time.sleep(0.5)
     grown = memory(name) - before

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// Free buffers kept for the next read; the rest goes back to the allocator.
-const FREE_MAX: usize = 64;
+const FREE_MAX: usize = 16;
 
 /// A worker's buffers, free and in use.
 #[derive(Debug)]
@@ -66,7 +66,10 @@ impl BufferPool {
     /// Takes a vector back.
     pub(crate) fn give_text(&self, mut text: Vec<u8>) {
         let mut texts = self.texts.borrow_mut();
-        if texts.len() < FREE_MAX && text.capacity() <= BUFFER_BYTES && text.capacity() > 0 {
+        if texts.len() < FREE_MAX
+            && text.capacity() <= 2 * SMALL_BUFFER_BYTES
+            && text.capacity() > 0
+        {
             text.clear();
             texts.push(text);
         }

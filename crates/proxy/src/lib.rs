@@ -23,6 +23,7 @@ mod openmetrics;
 mod peer;
 mod pool;
 mod proxy;
+pub mod reading;
 mod record;
 mod relay;
 mod request;

@@ -4,7 +4,7 @@
 
 use crate::http1;
 use crate::http2;
-use crate::metrics::Cell64;
+use crate::metrics::{Cell64, IdMap};
 use crate::peer::{Peer, TlsFacts};
 use crate::record::listener_labels;
 use crate::tls;
@@ -13,12 +13,13 @@ use plan::decision::{Decision, RequestHead};
 use plan::load_balancer::Listener;
 use socket2::{SockFilter, SockRef};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -88,7 +89,7 @@ pub(crate) struct Slot {
     /// The rule was removed: connections end as soon as they can.
     closing: Cell<bool>,
     stop: Notify,
-    handles: RefCell<HashMap<u64, Rc<Handle>>>,
+    handles: RefCell<IdMap<u64, Rc<Handle>>>,
     worker: Rc<Worker>,
 }
 
@@ -143,24 +144,26 @@ impl Slot {
     }
 
     async fn accept_all(self: Rc<Slot>, socket: TcpListener) {
-        while !self.is_closing() {
-            let stopped = self.stop.notified();
-            let drained = self.worker.stop.notified();
-            if self.is_closing() {
-                break;
-            }
+        let mut ends = pin!(async {
             tokio::select! {
-                () = stopped => break,
-                () = drained => break,
-                accepted = self.accept(&socket) => match accepted {
-                    Ok((stream, client)) => self.serve(stream, client),
-                    // The client gave up, or descriptors have run out: neither ends the rule.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "could not accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
+                () = self.stop.notified() => {}
+                () = self.worker.stop.notified() => {}
+            }
+        });
+        loop {
+            let accepted = poll_fn(|cx| {
+                if ends.as_mut().poll(cx).is_ready() || self.is_closing() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.poll_accept(&socket, cx).map(Err)
+            });
+            match accepted.await {
+                Ok(()) => break,
+                // Descriptors have run out, which does not end the rule.
+                Err(error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
         // A socket that another process serves on stays open there, and its queue with it.
@@ -169,11 +172,18 @@ impl Slot {
         }
     }
 
-    async fn accept(&self, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        while self.worker.connections.get() >= self.worker.limits.connections_max {
-            self.worker.room.notified().await;
+    /// Serves every connection that is queued, as long as there is room; ready when that fails.
+    fn poll_accept(self: &Rc<Slot>, socket: &TcpListener, cx: &mut Context<'_>) -> Poll<io::Error> {
+        while self.worker.connections.get() < self.worker.limits.connections_max {
+            match ready!(socket.poll_accept(cx)) {
+                Ok((stream, client)) => self.serve(stream, client),
+                // The client gave up before it was its turn.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Poll::Ready(error),
+            }
         }
-        socket.accept().await
+        self.worker.waiting_for_room.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Serves every connection whose `connect` has returned, then lets the socket go. See
@@ -342,6 +352,9 @@ impl Drop for Connection {
         let worker = &self.worker;
         worker.connections.set(worker.connections.get() - 1);
         worker.room.notify_one();
+        for accepting in worker.waiting_for_room.borrow_mut().drain(..) {
+            accepting.wake();
+        }
         self.slot.cells.connections.subtract(1);
         self.slot.handles.borrow_mut().remove(&self.key);
         if std::thread::panicking() {

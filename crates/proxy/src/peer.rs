@@ -1,7 +1,8 @@
 //! The two ends of a client's connection: what headers, variables and logs say about them.
 
+use crate::fields::put_decimal;
 use plan::decision::Scheme;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 
 /// What one connection of a client is, for all its requests.
@@ -25,14 +26,34 @@ pub(crate) struct TlsFacts {
     pub(crate) server_name: Option<String>,
 }
 
+fn put_number(out: &mut String, number: u64) {
+    put_decimal(number, |digits| out.extend(digits.iter().map(|digit| char::from(*digit))));
+}
+
+fn put_address(out: &mut String, address: Ipv4Addr) {
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push('.');
+        }
+        put_number(out, u64::from(octet));
+    }
+}
+
 impl Peer {
     pub(crate) fn new(
         client: SocketAddrV4,
         server: SocketAddrV4,
         tls: Option<TlsFacts>,
     ) -> Rc<Peer> {
-        let forwarded = format!("{},{}", client.ip(), server.ip()).into();
-        let remote = client.to_string().into();
+        let mut forwarded = String::with_capacity(31);
+        put_address(&mut forwarded, *client.ip());
+        let mut remote = String::with_capacity(21);
+        remote.push_str(&forwarded);
+        remote.push(':');
+        put_number(&mut remote, u64::from(client.port()));
+        forwarded.push(',');
+        put_address(&mut forwarded, *server.ip());
+        let (forwarded, remote) = (forwarded.into(), remote.into());
         Rc::new(Peer { client, server, forwarded, remote, tls })
     }
 

@@ -346,6 +346,8 @@ pub(crate) trait Client {
     type Writer<'a>: ClientWriter
     where
         Self: 'a;
+    /// Ready when the client has gone while the request waits for an instance.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
     /// Writes the outbound head once more; only before the first `split`.
     fn outbound_head(&self, forwarding: &Forwarding<'_>, protocol: Protocol) -> OutboundHead;
     /// Puts a small body that is all there behind its head. True when the head is now the whole request.
@@ -512,9 +514,10 @@ pub(crate) async fn carry_out<'p, C: Client>(
     loop {
         let (lease, fresh_head) = match forwarding.ready.take() {
             Some((lease, head)) => (lease, Some(head)),
-            None => match acquire(connection, &mut forwarding, deadline, ends_at).await {
-                Ok(lease) => (lease, None),
-                Err(refusal) => return Ending::Answer(Box::new(forwarding.refuse(refusal))),
+            None => match acquire(connection, client, &mut forwarding, deadline, ends_at).await {
+                Some(Ok(lease)) => (lease, None),
+                Some(Err(refusal)) => return Ending::Answer(Box::new(forwarding.refuse(refusal))),
+                None => return Ending::Broken,
             },
         };
         let head = head.get_or_insert_with(|| {
@@ -576,29 +579,34 @@ fn failed<'p>(forwarding: Forwarding<'p>, outcome: Outcome, why: ProxyStatus) ->
     }
 }
 
-/// Waits for room on an instance, at most until the request times out.
-async fn acquire(
+/// Waits for room on an instance, at most until the request times out; nothing when the client goes.
+async fn acquire<C: Client>(
     connection: &Connection,
+    client: &mut C,
     forwarding: &mut Forwarding<'_>,
     deadline: &mut Deadline,
     ends_at: Instant,
-) -> Result<Lease, Refusal> {
+) -> Option<Result<Lease, Refusal>> {
     let acquired = match forwarding.waiting.take() {
         Some(Queued(waiting)) => Acquire::Wait(waiting),
         None => connection.worker.endpoints.acquire(forwarding.forward.revision),
     };
     match acquired {
-        Acquire::Ready(lease) => Ok(lease),
-        Acquire::Refused(refusal) => Err(refusal),
-        Acquire::Wait(mut waiting) => {
-            deadline.until(ends_at, |cx| waiting.as_mut().poll(cx)).await.unwrap_or_else(|_| {
-                Err(Refusal {
+        Acquire::Ready(lease) => Some(Ok(lease)),
+        Acquire::Refused(refusal) => Some(Err(refusal)),
+        Acquire::Wait(mut waiting) => deadline
+            .until(ends_at, |cx| match client.poll_gone(cx) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => waiting.as_mut().poll(cx).map(Some),
+            })
+            .await
+            .unwrap_or_else(|_| {
+                Some(Err(Refusal {
                     status: 504,
                     body: "upstream request timeout".into(),
                     reason: "no instance became available in time".into(),
-                })
-            })
-        }
+                }))
+            }),
     }
 }
 

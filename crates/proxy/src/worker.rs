@@ -23,6 +23,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::task::Waker;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -87,6 +88,8 @@ pub(crate) struct Worker {
     pub(crate) connections: Cell<usize>,
     /// Told whenever a connection ends.
     pub(crate) room: Notify,
+    /// Tasks that accept again when a connection has ended.
+    pub(crate) waiting_for_room: RefCell<Vec<Waker>>,
     plan: RefCell<Rc<Held>>,
     slots: RefCell<HashMap<u64, Rc<Slot>>>,
     random: Cell<u64>,
@@ -118,6 +121,7 @@ impl Worker {
             stop: Notify::new(),
             connections: Cell::new(0),
             room: Notify::new(),
+            waiting_for_room: RefCell::default(),
             plan: RefCell::default(),
             slots: RefCell::default(),
             random: Cell::new(RandomState::new().build_hasher().finish()),

@@ -54,7 +54,15 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         let request = Box::pin(request(&connection, &io, &mut buffer, &mut deadline, head));
         match request.await {
             After::Next => {}
-            After::Close => {
+            After::End if buffer.is_empty() => {
+                // Nothing the client sent is unread, so closing cannot reset what it has yet to read.
+                let span = connection.worker.limits.linger;
+                let shutdown =
+                    deadline.within(span, |cx| Pin::new(&mut *io.borrow_mut()).poll_shutdown(cx));
+                let _ = Box::pin(shutdown).await;
+                return;
+            }
+            After::End | After::Close => {
                 buffer.release();
                 Box::pin(close(&connection, &io, &mut deadline)).await;
                 return;
@@ -68,6 +76,9 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
     Next,
+    /// The client sent all it had to, and has all it gets.
+    End,
+    /// The client may still be sending.
     Close,
     Cut,
 }
@@ -179,6 +190,7 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(
         facts,
         is_head,
         welcome: facts.expects_continue,
+        watching: true,
         keep_alive: Cell::new(facts.keep_alive && !connection.is_closing()),
     };
     let ending = match opened {
@@ -188,10 +200,11 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(
         }
     };
     match ending {
-        Ending::Complete { request_read } => {
-            let reusable = request_read && exchange.keep_alive.get();
-            if reusable { After::Next } else { After::Close }
-        }
+        Ending::Complete { request_read } => match (request_read, exchange.keep_alive.get()) {
+            (true, true) => After::Next,
+            (true, false) => After::End,
+            (false, _) => After::Close,
+        },
         Ending::Broken => After::Cut,
         Ending::Answer(answer) => exchange.answer(*answer, deadline).await,
     }
@@ -243,6 +256,8 @@ struct Exchange<'c, S> {
     is_head: bool,
     /// Whether the client still waits to be told to send its body.
     welcome: bool,
+    /// Whether to look for the client's end while the request waits for an instance.
+    watching: bool,
     keep_alive: Cell<bool>,
 }
 
@@ -261,6 +276,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client for Exchange<'_, S> {
         = Writer<'a, S>
     where
         Self: 'a;
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // What arrives meanwhile belongs to the body or to the next request; an end of sending is no end.
+        if self.watching {
+            match ready!(self.buffer.poll_fill(&mut *self.io.borrow_mut(), cx)) {
+                Ok(_) => self.watching = false,
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => self.watching = false,
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
 
     fn outbound_head(&self, forwarding: &Forwarding<'_>, protocol: Protocol) -> OutboundHead {
         let mut room = field_room();

@@ -309,6 +309,13 @@ impl Client for Exchange<'_> {
     where
         Self: 'a;
 
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.respond {
+            Some(respond) => respond.poll_reset(cx).map(|_| ()),
+            None => Poll::Ready(()),
+        }
+    }
+
     fn outbound_head(&self, forwarding: &Forwarding<'_>, protocol: Protocol) -> OutboundHead {
         let fields = MapFields(&self.parts.headers);
         match incoming(self.connection, &self.parts, &fields, self.framing) {

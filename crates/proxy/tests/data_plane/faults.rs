@@ -177,6 +177,27 @@ fn a_request_waits_for_its_instance_and_gives_up_its_place_when_the_client_does(
 }
 
 #[test]
+fn a_client_that_aborts_gives_up_its_place_in_the_waiting_room() {
+    let plane = Plane::start(World::new());
+    let backend = Backend::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    plane.instances.place("app", backend.address);
+    plane.instances.answer_with(Arc::new(|_, lease| {
+        Acquire::Wait(Box::pin(async move {
+            // The lease stands for the place; it is given back when the wait is.
+            std::future::pending::<()>().await;
+            Ok(lease)
+        }))
+    }));
+    let mut client = Conn::connect(plane.address(80));
+    let socket = socket2::SockRef::from(&client.stream);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+    client.send(GET);
+    eventually("the request waits", || plane.instances.in_flight() == 1);
+    drop(client);
+    eventually("the place is given up", || plane.instances.in_flight() == 0);
+}
+
+#[test]
 fn a_refusal_is_passed_on_in_its_words() {
     let plane = Plane::start(World::new());
     let backend = Backend::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");

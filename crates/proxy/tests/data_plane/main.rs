@@ -9,5 +9,6 @@ mod faults;
 mod framing;
 mod headers;
 mod observe;
+mod oracle;
 mod support;
 mod tls;
