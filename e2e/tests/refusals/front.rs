@@ -94,8 +94,8 @@ pub(super) fn front(api: &Api) -> Vec<Row> {
             "a map of another region's service",
             maps(),
             json!({ "name": "bad-map", "defaultService": elsewhere }),
-            (404, "notFound"),
-            "backendServices/hello-bs",
+            INVALID,
+            "The backend service must be in the region of the URL map",
         ),
         row("a map without a default", maps(), json!({ "name": "bad-map" }), (400, "required"), ""),
         row(
