@@ -16,9 +16,11 @@ use world::{World, host, regional, to};
 
 #[path = "../../../../crates/proxy/tests/data_plane/support/plane.rs"]
 #[allow(dead_code, reason = "the tests use the rest of it")]
+#[allow(clippy::unwrap_used, reason = "it is written for tests, where a panic is an answer")]
 mod plane;
 #[path = "../../../../crates/proxy/tests/data_plane/support/world.rs"]
 #[allow(dead_code, reason = "the tests use the rest of it")]
+#[allow(clippy::unwrap_used, reason = "it is written for tests, where a panic is an answer")]
 mod world;
 
 #[cfg(feature = "mimalloc")]
