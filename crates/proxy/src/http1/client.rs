@@ -5,18 +5,19 @@
 
 use super::body::Framing;
 use super::head::{Refused, RequestFacts, Scanned, Scanner, field_room, parse_request};
-use super::wire::{BodyIn, BodyOut, Encoding, Outgoing, put_status_line};
-use crate::buffer::{Buffer, BufferPool};
+use super::wire::{BodyIn, Outgoing, put_status_line};
+use super::writer::{Writer, put_connection, put_length};
+use crate::buffer::Buffer;
 use crate::deadline::Deadline;
 use crate::endpoints::Protocol;
-use crate::fields::{Fields, RawFields, Sink, put_number};
+use crate::fields::{RawFields, Sink};
 use crate::limits::REPLAY_BYTES_MAX;
 use crate::listening::Connection;
 use crate::record::Subject;
-use crate::relay::{Drain, Source, SourceError};
+use crate::relay::{Source, SourceError};
 use crate::request::{
-    Answer, Client, ClientBody, ClientOut, ClientWriter, Ending, Forwarding, Incoming, Opened,
-    OutboundHead, Reply, carry_out, open, outbound_head, wait_out,
+    Answer, Client, ClientBody, Ending, Forwarding, Incoming, Opened, OutboundHead, carry_out,
+    open, outbound_head, wait_out,
 };
 use crate::rewrite;
 use http::HeaderMap;
@@ -399,143 +400,6 @@ impl<S: AsyncRead + Unpin> ClientBody for RequestBody<'_, S> {
             }
         }
         Poll::Pending
-    }
-}
-
-/// The way back to an HTTP/1.1 client.
-#[derive(Debug)]
-struct Writer<'a, S> {
-    io: &'a RefCell<S>,
-    buffers: &'a BufferPool,
-    connection: &'a Connection,
-    outgoing: Outgoing,
-    welcome: bool,
-    http11: bool,
-    is_head: bool,
-    keep_alive: &'a Cell<bool>,
-}
-
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> ClientWriter for Writer<'a, S> {
-    type Out = Out<'a, S>;
-
-    fn welcome(&mut self) {
-        if std::mem::take(&mut self.welcome) {
-            self.outgoing.open().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-        }
-    }
-
-    fn inform<F: Fields>(&mut self, status: u16, fields: &F) {
-        if !self.http11 {
-            return;
-        }
-        let bytes = self.outgoing.open();
-        put_status_line(bytes, status);
-        let context = rewrite::ResponseContext::default();
-        rewrite::response_fields(fields, &context, &self.connection.peer, "HTTP/1.1", bytes);
-        bytes.extend_from_slice(b"\r\n");
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.outgoing.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        ready!(self.outgoing.poll_send(self.io, cx))?;
-        Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
-    }
-
-    fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    fn takes_framed(&self) -> bool {
-        self.http11
-    }
-
-    fn begin<F: Fields>(mut self, reply: &Reply<'_, F>) -> Out<'a, S> {
-        if self.outgoing.bytes.capacity() == 0 {
-            self.outgoing = Outgoing::new(self.buffers.text());
-        }
-        let bytes = self.outgoing.open();
-        put_status_line(bytes, reply.status);
-        let peer = &self.connection.peer;
-        rewrite::response_fields(reply.fields, &reply.context, peer, "HTTP/1.1", bytes);
-        let mut encoding = Encoding::Plain;
-        match (reply.framing, reply.length) {
-            _ if reply.upgrade => {
-                bytes.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
-            }
-            (Framing::Empty, None) if !self.is_head && !matches!(reply.status, 204 | 304) => {
-                bytes.extend_from_slice(b"content-length: 0\r\n");
-            }
-            (Framing::Empty, None) => {}
-            (_, Some(length)) => put_length(bytes, length),
-            (_, None) if self.http11 => {
-                bytes.extend_from_slice(b"transfer-encoding: chunked\r\n");
-                encoding = if reply.framed { Encoding::Framed } else { Encoding::Chunked };
-            }
-            (_, None) => self.keep_alive.set(false),
-        }
-        put_connection(bytes, self.keep_alive.get(), self.http11, reply.upgrade);
-        bytes.extend_from_slice(b"\r\n");
-        Out { body: BodyOut::resume(self.io, self.outgoing, encoding), buffers: self.buffers }
-    }
-}
-
-fn put_length(bytes: &mut Vec<u8>, length: u64) {
-    bytes.extend_from_slice(b"content-length: ");
-    put_number(bytes, length);
-    bytes.extend_from_slice(b"\r\n");
-}
-
-fn put_connection(bytes: &mut Vec<u8>, keep_alive: bool, http11: bool, upgrade: bool) {
-    match (keep_alive, http11) {
-        _ if upgrade => {}
-        (true, true) => {}
-        (true, false) => bytes.extend_from_slice(b"connection: keep-alive\r\n"),
-        (false, _) => bytes.extend_from_slice(b"connection: close\r\n"),
-    }
-}
-
-/// The response's body on its way to the client.
-#[derive(Debug)]
-struct Out<'a, S> {
-    body: BodyOut<'a, S>,
-    buffers: &'a BufferPool,
-}
-
-impl<S: AsyncWrite + Unpin> Drain for Out<'_, S> {
-    fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        data: &[u8],
-        last: bool,
-    ) -> Poll<io::Result<usize>> {
-        self.body.poll_write(cx, data, last)
-    }
-
-    fn poll_finish(
-        &mut self,
-        cx: &mut Context<'_>,
-        trailers: &mut Option<HeaderMap>,
-        end_passed: bool,
-    ) -> Poll<io::Result<()>> {
-        self.body.poll_finish(cx, trailers, end_passed)
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.body.poll_flush(cx)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> ClientOut for Out<'_, S> {
-    fn sent(&self) -> u64 {
-        self.body.sent()
-    }
-}
-
-impl<S> Drop for Out<'_, S> {
-    fn drop(&mut self) {
-        self.buffers.give_text(std::mem::take(&mut self.body.outgoing.bytes));
     }
 }
 

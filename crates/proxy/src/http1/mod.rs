@@ -6,3 +6,4 @@ pub(crate) mod head;
 mod tunnel;
 pub(crate) mod upstream;
 mod wire;
+mod writer;

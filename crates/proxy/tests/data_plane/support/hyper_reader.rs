@@ -100,7 +100,7 @@ pub(crate) fn response(bytes: &[u8], to_head: bool) -> Option<Read> {
         };
         let answer = async {
             let mut asked = [0; 4096];
-            far.read(&mut asked).await.unwrap();
+            assert!(far.read(&mut asked).await.unwrap() > 0);
             far.write_all(bytes).await.unwrap();
             far.shutdown().await.unwrap();
         };
