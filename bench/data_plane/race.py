@@ -466,13 +466,17 @@ def main():
         results[load] = race(ports, load, run)
         line = ", ".join(f"{n} {r['cpu']:.1f}" for n, r in results[load].items())
         print(f"{load}: {line}", flush=True)
-    idle = {}
-    for name in ["tidegate", *peers]:
-        http, https = ports[name]
-        idle[name] = [idle_memory(name, http, None), idle_memory(name, https, "http/1.1"),
-                      idle_memory(name, https, "h2")]
-        print(f"idle {name}: " + ", ".join(f"{b:.0f}" for b in idle[name]), flush=True)
     stop(list(ports))
+    idle = {name: [] for name in ["tidegate", *peers]}
+    for alpn in (None, "http/1.1", "h2"):
+        # A process that has already served load has memory to spare, so each kind gets fresh ones.
+        fresh = start({name: racers[name] for name in idle}, 10, backend)
+        for name, (http, https) in fresh.items():
+            LOADS["small GET, 64 connections"](http, https)
+            idle[name].append(idle_memory(name, https if alpn else http, alpn))
+        stop(list(fresh))
+    for name, bytes_each in idle.items():
+        print(f"idle {name}: " + ", ".join(f"{each:.0f}" for each in bytes_each), flush=True)
     routes = {}
     for count in (10, 5000):
         ports = start({"tidegate": tidegate, "nginx": nginx} if "nginx" in racers else

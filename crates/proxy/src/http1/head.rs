@@ -217,7 +217,7 @@ fn origin_form<'a>(target: &'a str, authority: &str, https: bool) -> Result<&'a 
 
 /// Visible ASCII without what no parser may see in a path or query.
 pub(crate) fn is_target_byte(byte: u8) -> bool {
-    matches!(byte, 0x21..=0x7e) && !matches!(byte, b'#' | b'<' | b'>' | b'`')
+    matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'#' | b'<' | b'>' | b'`')
 }
 
 /// `host`, `host:port`, or a bracketed address; nothing else that the URI grammar would allow.

@@ -156,6 +156,7 @@ const REFUSED: &[(u16, &str, &str)] = &[
     (400, "asterisk", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"),
     (400, "fragment", "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n"),
     (400, "byte above ASCII in the path", "GET /é HTTP/1.1\r\nHost: a\r\n\r\n"),
+    (400, "quote in the query", "GET /a?\"b HTTP/1.1\r\nHost: a\r\n\r\n"),
     (400, "space in the path", "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"),
     (400, "tab in the request line", "GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n"),
     (400, "two spaces", "GET  / HTTP/1.1\r\nHost: a\r\n\r\n"),

@@ -64,7 +64,7 @@ fn logged(world: World, requests: &[&str]) -> Vec<Value> {
 fn the_access_log_is_json_in_googles_field_names() {
     let mut world = World::new();
     world.backend("app", |backend| backend.log.enable = true);
-    let request = "GET /a?b=\"c\" HTTP/1.1\r\nHost: a\r\nUser-Agent: me \"too\"\\\r\n\r\n";
+    let request = "GET /a?b=\\c HTTP/1.1\r\nHost: a\r\nUser-Agent: me \"too\"\\\r\n\r\n";
     let lines = logged(world, &[request]);
     let entry = &lines[0];
     let http = &entry["httpRequest"];
@@ -75,7 +75,7 @@ fn the_access_log_is_json_in_googles_field_names() {
     assert_eq!(labels["url_map_name"], "map");
     assert_eq!(labels["matched_url_path_rule"], "UNMATCHED");
     assert_eq!(http["requestMethod"], "GET");
-    assert_eq!(http["requestUrl"], "http://a/a?b=\"c\"");
+    assert_eq!(http["requestUrl"], "http://a/a?b=\\c");
     assert_eq!(http["userAgent"], "me \"too\"\\");
     assert_eq!(http["status"], 200);
     assert_eq!(http["protocol"], "HTTP/1.1");
