@@ -1,6 +1,6 @@
 //! VPC networks as the host carries them out: subnets, load balancer addresses, instances, firewall.
 //!
-//! [`compile`] is pure and cannot fail; what is wrong with the declarations is [`problems`]'s answer.
+//! [`compile`] is pure and cannot fail; what is wrong with the declarations is [`mod@problems`]'s answer.
 //! Reading a plan needs no inventory: the firewall is compiled into every instance, names are resolved.
 //!
 //! Invariant: no two instances of one network have one address, and a part that did not change is the

@@ -1,6 +1,6 @@
 //! The image store: container images pulled, verified, unpacked once and shared by every instance.
 //!
-//! ```ignore
+//! ```text
 //! let store = ImageStore::open(ImageStoreConfig { directory, credentials: None })?;
 //! let image = store.resolve("nginx:1", &|progress| …).await?;  // pins docker.io/library/nginx@sha256:…
 //! let again = store.local(&image.pinned);                      // after a restart, without a network
