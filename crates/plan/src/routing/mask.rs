@@ -297,7 +297,7 @@ h/home/login/ -> login
 h/home/login/a/b -> login
 h/home -> nothing
 h/home/ -> nothing
-h/work/login -> nothing
+h/office/login -> nothing
 ",
         );
         check("/<service>/", "h/login -> login\nh/login/x -> login");
