@@ -16,6 +16,13 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// Free buffers kept for the next read; the rest goes back to the allocator.
 const FREE_MAX: usize = 16;
 
+/// Free vectors for heads kept for the next request.
+const FREE_TEXTS_MAX: usize = 256;
+
+/// What most heads and log lines fit in. Less than a page, so that those of many requests do not all
+/// fall on the same lines of the processor's caches.
+const TEXT_BYTES: usize = 960;
+
 /// A worker's buffers, free and in use.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
@@ -60,13 +67,13 @@ impl BufferPool {
 
     /// An empty vector to write a head into.
     pub(crate) fn text(&self) -> Vec<u8> {
-        self.texts.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BUFFER_BYTES))
+        self.texts.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(TEXT_BYTES))
     }
 
     /// Takes a vector back.
     pub(crate) fn give_text(&self, mut text: Vec<u8>) {
         let mut texts = self.texts.borrow_mut();
-        if texts.len() < FREE_MAX
+        if texts.len() < FREE_TEXTS_MAX
             && text.capacity() <= 2 * SMALL_BUFFER_BYTES
             && text.capacity() > 0
         {

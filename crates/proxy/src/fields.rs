@@ -18,6 +18,11 @@ pub(crate) trait Fields: Headers {
 pub(crate) trait Sink {
     /// Adds one field; the name may have any case and leaves in lower case.
     fn put(&mut self, name: &[u8], value: &[u8]);
+
+    /// Adds a field of the balancer's own, whose name is in lower case already.
+    fn put_own(&mut self, name: &'static str, value: &[u8]) {
+        self.put(name.as_bytes(), value);
+    }
 }
 
 /// The fields of an HTTP/1.1 head.
@@ -80,6 +85,14 @@ impl Sink for Vec<u8> {
         self.extend_from_slice(value);
         self.extend_from_slice(b"\r\n");
     }
+
+    fn put_own(&mut self, name: &'static str, value: &[u8]) {
+        self.reserve(name.len() + value.len() + 4);
+        self.extend_from_slice(name.as_bytes());
+        self.extend_from_slice(b": ");
+        self.extend_from_slice(value);
+        self.extend_from_slice(b"\r\n");
+    }
 }
 
 impl Sink for HeaderMap {
@@ -133,6 +146,7 @@ pub(crate) enum Meaning {
 }
 
 /// The meaning of a field name in any case.
+#[inline]
 pub(crate) fn meaning(name: &[u8]) -> Meaning {
     let is = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
     match name.len() {

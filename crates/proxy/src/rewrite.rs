@@ -13,8 +13,19 @@ use smallvec::SmallVec;
 /// How the balancer calls itself in `Via`.
 pub(crate) const VIA: &[u8] = b"1.1 google";
 
-/// Edits in the order in which they apply.
+/// Edits in the order in which they apply; none that changes nothing.
 pub(crate) type Edits<'p> = SmallVec<[&'p HeaderEdit; 5]>;
+
+/// Those of the edits that change something.
+pub(crate) fn edits<'p>(edits: impl Iterator<Item = &'p HeaderEdit>) -> Edits<'p> {
+    let mut found = Edits::new();
+    for edit in edits {
+        if !edit.is_empty() {
+            found.push(edit);
+        }
+    }
+    found
+}
 
 /// Ids of one request in Google's and in the W3C's trace headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +55,7 @@ pub(crate) fn request_fields<F: Fields, S: Sink>(
     context: &RequestContext<'_>,
     sink: &mut S,
 ) {
-    if context.edits.iter().all(|edit| edit.is_empty()) {
+    if context.edits.is_empty() {
         return standard_request_fields(fields, context, sink);
     }
     let mut list = FieldList::default();
@@ -75,58 +86,70 @@ fn standard_request_fields<F: Fields, S: Sink>(
     });
     let peer = context.peer;
     if forwarded.is_empty() {
-        sink.put(b"x-forwarded-for", peer.forwarded.as_bytes());
+        sink.put_own("x-forwarded-for", peer.forwarded());
     } else {
-        forwarded.push(peer.forwarded.as_bytes());
-        sink.put(b"x-forwarded-for", &forwarded.join(&b","[..]));
+        forwarded.push(peer.forwarded());
+        sink.put_own("x-forwarded-for", &forwarded.join(&b","[..]));
     }
-    sink.put(b"x-forwarded-proto", peer.scheme().as_str().as_bytes());
-    sink.put(b"via", VIA);
+    sink.put_own("x-forwarded-proto", peer.scheme().as_str().as_bytes());
+    sink.put_own("via", VIA);
     put_trace(traceparent, cloud_trace, context.fresh_trace, sink);
     if let Some(path) = context.original_path {
-        sink.put(b"x-envoy-original-path", path.as_bytes());
+        sink.put_own("x-envoy-original-path", path.as_bytes());
     }
     if context.http2 && trailers_welcome {
-        sink.put(b"te", b"trailers");
+        sink.put_own("te", b"trailers");
     }
 }
 
 /// Passes a client's trace on in both spellings, or begins one.
 fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, fresh: Trace, sink: &mut S) {
-    let mut text: SmallVec<[u8; 64]> = SmallVec::new();
     let known = w3c.and_then(parse_traceparent).or_else(|| cloud.and_then(parse_cloud_trace));
     let trace = known.unwrap_or(fresh);
     match (w3c, known) {
-        (Some(value), Some(_)) => sink.put(b"traceparent", value),
+        (Some(value), Some(_)) => sink.put_own("traceparent", value),
         _ => {
-            text.extend_from_slice(b"00-");
-            put_hexadecimal(&mut text, &trace.trace.to_be_bytes());
-            text.push(b'-');
-            put_hexadecimal(&mut text, &trace.span.to_be_bytes());
-            text.extend_from_slice(b"-00");
-            sink.put(b"traceparent", &text);
+            let mut text = *b"00-................................-................-00";
+            put_hexadecimal(&mut text[3..35], trace.trace);
+            put_hexadecimal(&mut text[36..52], u128::from(trace.span));
+            sink.put_own("traceparent", &text);
         }
     }
     match (cloud, known) {
-        (Some(value), Some(_)) => sink.put(b"x-cloud-trace-context", value),
+        (Some(value), Some(_)) => sink.put_own("x-cloud-trace-context", value),
         _ => {
-            text.clear();
-            put_hexadecimal(&mut text, &trace.trace.to_be_bytes());
-            text.push(b'/');
-            put_decimal(trace.span, |digits| text.extend_from_slice(digits));
-            sink.put(b"x-cloud-trace-context", &text);
+            let mut text = *b"................................/....................";
+            put_hexadecimal(&mut text[..32], trace.trace);
+            let mut length = 33;
+            put_decimal(trace.span, |digits| {
+                text[33..33 + digits.len()].copy_from_slice(digits);
+                length += digits.len();
+            });
+            sink.put_own("x-cloud-trace-context", &text[..length]);
         }
     }
 }
 
-fn put_hexadecimal(out: &mut SmallVec<[u8; 64]>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut digits = [0; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+/// Fills `out` with the last digits of `number`.
+fn put_hexadecimal(out: &mut [u8], number: u128) {
+    let bytes = number.to_be_bytes();
+    let skipped = bytes.len() - out.len() / 2;
+    for (pair, byte) in out.chunks_exact_mut(2).zip(&bytes[skipped..]) {
+        pair.copy_from_slice(&HEXADECIMAL_PAIRS[usize::from(*byte)]);
     }
-    out.extend_from_slice(&digits[..2 * bytes.len()]);
 }
+
+/// Every byte in two digits.
+const HEXADECIMAL_PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 fn parse_traceparent(value: &[u8]) -> Option<Trace> {
     let text = std::str::from_utf8(value).ok()?;
@@ -171,7 +194,7 @@ pub(crate) struct ResponseContext<'a> {
 
 impl ResponseContext<'_> {
     fn is_plain(&self) -> bool {
-        self.cors.is_none() && self.edits.iter().all(|edit| edit.is_empty())
+        self.cors.is_none() && self.edits.is_empty()
     }
 }
 
@@ -204,7 +227,7 @@ fn standard_response_fields<F: Fields, S: Sink>(fields: &F, sink: &mut S) {
             sink.put(name, value);
         }
     });
-    sink.put(b"via", VIA);
+    sink.put_own("via", VIA);
 }
 
 /// Fields of a response that speak about one connection or one encoding of the body.
@@ -283,7 +306,7 @@ mod tests {
         let mut room = [httparse::EMPTY_HEADER; 16];
         let (_, fields) = httparse::parse_headers(head.as_bytes(), &mut room).unwrap().unwrap();
         let client = "10.0.0.9:5000".parse().unwrap();
-        let peer = Peer::new(client, "10.0.0.1:80".parse().unwrap(), None);
+        let peer = Peer::new(client, "10.0.0.1:80".parse().unwrap(), None, true);
         let context = RequestContext {
             peer: &peer,
             protocol: "HTTP/1.1",

@@ -133,10 +133,13 @@ fn holds_invoker(access: &Access, member: &Member) -> bool {
 impl AccessVerdict {
     /// The answer to a request for `path`, unless it was admitted.
     pub fn refusal(self, path: &str) -> Option<Refusal> {
-        let no_permission = format!(
-            "Your client does not have permission to get URL <code>{}</code> from this server.",
-            html_escaped(path)
-        );
+        // Written only for who is refused: this question is asked of every request.
+        let no_permission = || {
+            format!(
+                "Your client does not have permission to get URL <code>{}</code> from this server.",
+                html_escaped(path)
+            )
+        };
         let refusal = match self {
             AccessVerdict::Admitted => return None,
             AccessVerdict::WrongIngress => Refusal {
@@ -152,7 +155,7 @@ impl AccessVerdict {
             AccessVerdict::Unauthenticated => Refusal {
                 status: 403,
                 authenticate: None,
-                body: page("403 Forbidden", "Forbidden", &no_permission),
+                body: page("403 Forbidden", "Forbidden", &no_permission()),
                 log: "The request was not authenticated. Either allow unauthenticated invocations \
                       or set the proper Authorization header.",
             },
@@ -162,14 +165,14 @@ impl AccessVerdict {
                     "Bearer error=\"invalid_token\" \
                      error_description=\"The access token could not be verified\"",
                 ),
-                body: page("401 Unauthorized", "Unauthorized", &no_permission),
+                body: page("401 Unauthorized", "Unauthorized", &no_permission()),
                 log: "The request was not authenticated. Either allow unauthenticated invocations \
                       or set the proper Authorization header.",
             },
             AccessVerdict::NotAllowed => Refusal {
                 status: 403,
                 authenticate: None,
-                body: page("403 Forbidden", "Forbidden", &no_permission),
+                body: page("403 Forbidden", "Forbidden", &no_permission()),
                 log: "The request was not authorized to invoke this service.",
             },
         };

@@ -43,8 +43,10 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let io = RefCell::new(stream);
     let mut buffer = buffer;
     let mut deadline = Deadline::default();
+    // When the last request was over; a connection that has just come is looked at on its own.
+    let mut idle_since = None;
     loop {
-        let head = match next_head(&connection, &io, &mut buffer, &mut deadline).await {
+        let head = match next_head(&connection, &io, &mut buffer, &mut deadline, idle_since).await {
             Head::Complete(length) => length,
             Head::Refused(refused) => {
                 Box::pin(refuse(&connection, &io, &mut buffer, &mut deadline, refused)).await;
@@ -54,7 +56,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         };
         let request = Box::pin(request(&connection, &io, &mut buffer, &mut deadline, head));
         match request.await {
-            After::Next => {}
+            After::Next => idle_since = Some(connection.worker.last_clock()),
+            After::End if buffer.is_empty() && connection.peer.tls.is_none() => return,
             After::End if buffer.is_empty() => {
                 // Nothing the client sent is unread, so closing cannot reset what it has yet to read.
                 let span = connection.worker.limits.linger;
@@ -97,13 +100,13 @@ async fn next_head<S: AsyncRead + Unpin>(
     io: &RefCell<S>,
     buffer: &mut Buffer,
     deadline: &mut Deadline,
+    mut idle_since: Option<Instant>,
 ) -> Head {
     let limits = &connection.worker.limits;
     let mut scanner = Scanner::default();
     let mut blank_line_seen = false;
     // Read lazily: a head that is all there costs no look at the clock.
     let mut first_byte_at: Option<Instant> = None;
-    let mut idle_since: Option<Instant> = None;
     loop {
         // An empty line in front of a request is a habit of old clients; one is overlooked.
         if !blank_line_seen && buffer.data().starts_with(b"\r\n") {
@@ -217,8 +220,8 @@ fn incoming<'a>(
     fields: &'a RawFields<'a>,
     length: usize,
 ) -> Incoming<'a, RawFields<'a>> {
-    let (path, query) = match head.target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
+    let (path, query) = match memchr::memchr(b'?', head.target.as_bytes()) {
+        Some(at) => (&head.target[..at], Some(&head.target[at + 1..])),
         None => (head.target, None),
     };
     Incoming {

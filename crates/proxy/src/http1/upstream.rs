@@ -18,6 +18,7 @@ use crate::request::{
     Attempt, AttemptContext, Client, ClientBody, ClientOut, ClientWriter, Reply, Stall,
 };
 use crate::retry::Outcome;
+use plan::decision::Headers;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -80,7 +81,7 @@ pub(crate) async fn attempt<C: Client>(
     match attempt {
         Exchanged::Reusable => {
             if inbox.is_empty() && read {
-                let now = Instant::now();
+                let now = worker.read_clock();
                 context.forwarding.record.backend_ended = Some(now);
                 worker.upstreams.put(lease.instance, stream.into_inner(), now, &worker.limits);
             }
@@ -110,45 +111,22 @@ async fn exchange<'c, B: ClientBody, W: ClientWriter>(
     mut writer: W,
 ) -> Exchanged {
     let mut waiting = Waiting { upload_failed: false, stall: Stall::default() };
-    let (length, facts, status) = loop {
-        match next_head(context, stream, inbox, upload, &mut writer, &mut waiting).await {
-            Ok((length, facts, status)) if status >= 200 || facts.upgrade => {
-                break (length, facts, status);
-            }
-            Ok((length, _, status)) => {
-                inform(context, inbox, length, status, &mut writer);
-            }
+    let (facts, framed, out) = loop {
+        let head = next_head(context, stream, inbox, upload, &mut writer, &mut waiting).await;
+        let length = match head {
+            Ok(length) => length,
             Err(attempt) => return Exchanged::Over(attempt),
-        }
-    };
-    if status == 101 && !context.forwarding.upgrade {
-        return Exchanged::Over(broken("101 nobody asked for"));
-    }
-    if context.whole && context.tries_again(status_outcome(inbox, length, status)) {
-        let why = ProxyStatus::new("http_request_error", "the last attempt's status");
-        return Exchanged::Over(Attempt::Failed(status_outcome(inbox, length, status), why));
-    }
-    let framed = facts.framing == Framing::Chunked && writer.takes_framed();
-    context.forwarding.record.status = status;
-    let out = {
-        let mut room = field_room();
-        let is_head = context.forwarding.is_head;
-        let parsed = match parse_response(&inbox.data()[..length], &mut room, is_head) {
-            Ok(parsed) => parsed,
-            Err(reason) => return Exchanged::Over(broken(reason)),
         };
-        let fields = RawFields(parsed.fields);
-        writer.begin(&Reply {
-            status,
-            fields: &fields,
-            framing: facts.framing,
-            length: facts.length,
-            framed,
-            upgrade: facts.upgrade,
-            context: context.forwarding.response_context(),
-        })
+        match read_head(context, &inbox.data()[..length], writer) {
+            HeadRead::Final(facts, framed, out) => {
+                inbox.consume(length);
+                break (facts, framed, out);
+            }
+            HeadRead::Interim(same) => writer = same,
+            HeadRead::Over(attempt) => return Exchanged::Over(attempt),
+        }
+        inbox.consume(length);
     };
-    inbox.consume(length);
     if facts.upgrade {
         let ended = tunnel(context, stream, inbox, &mut upload.source, out).await;
         return Exchanged::Over(ended);
@@ -164,6 +142,63 @@ async fn exchange<'c, B: ClientBody, W: ClientWriter>(
             Exchanged::Over(Attempt::Broken)
         }
     }
+}
+
+/// What a complete head turned out to be.
+#[derive(Debug)]
+enum HeadRead<W: ClientWriter> {
+    /// The response begins: its facts, whether its chunks travel as they are, and its way out.
+    Final(ResponseFacts, bool, W::Out),
+    /// An informational response; another head follows.
+    Interim(W),
+    /// The attempt has ended.
+    Over(Attempt),
+}
+
+/// Reads a head once and begins the response, unless it is another one that counts.
+fn read_head<W: ClientWriter>(
+    context: &mut AttemptContext<'_, '_>,
+    head: &[u8],
+    mut writer: W,
+) -> HeadRead<W> {
+    let mut room = field_room();
+    let (status, fields, facts) = match parse_response(head, &mut room, context.forwarding.is_head)
+    {
+        Ok(head) => (head.status, RawFields(head.fields), head.facts),
+        Err(reason) => return HeadRead::Over(broken(reason)),
+    };
+    if status < 200 && !facts.upgrade {
+        // `100 Continue` is ours to give, and was given when the body was wanted.
+        if status != 100 {
+            writer.inform(status, &fields);
+        }
+        return HeadRead::Interim(writer);
+    }
+    if status == 101 && !context.forwarding.upgrade {
+        return HeadRead::Over(broken("101 nobody asked for"));
+    }
+    let outcome = Outcome::Status { code: status, grpc: grpc_status(&fields) };
+    if context.whole && context.tries_again(outcome) {
+        let why = ProxyStatus::new("http_request_error", "the last attempt's status");
+        return HeadRead::Over(Attempt::Failed(outcome, why));
+    }
+    let framed = facts.framing == Framing::Chunked && writer.takes_framed();
+    context.forwarding.record.status = status;
+    let out = writer.begin(&Reply {
+        status,
+        fields: &fields,
+        framing: facts.framing,
+        length: facts.length,
+        framed,
+        upgrade: facts.upgrade,
+        context: context.forwarding.response_context(),
+    });
+    HeadRead::Final(facts, framed, out)
+}
+
+/// `grpc-status` of a head, where a service that failed at once puts it.
+fn grpc_status(fields: &RawFields<'_>) -> Option<u8> {
+    std::str::from_utf8(fields.first("grpc-status")?).ok()?.parse().ok()
 }
 
 fn broken(reason: &'static str) -> Attempt {
@@ -187,16 +222,11 @@ async fn next_head<B: ClientBody, W: ClientWriter>(
     upload: &mut Upload<'_, B>,
     writer: &mut W,
     waiting: &mut Waiting,
-) -> Result<(usize, ResponseFacts, u16), Attempt> {
+) -> Result<usize, Attempt> {
     let mut scanner = Scanner::default();
     loop {
         match scanner.scan(inbox.data()) {
-            Scanned::Complete(length) => {
-                let mut room = field_room();
-                let is_head = context.forwarding.is_head;
-                let parsed = parse_response(&inbox.data()[..length], &mut room, is_head);
-                return parsed.map(|head| (length, head.facts, head.status)).map_err(broken);
-            }
+            Scanned::Complete(length) => return Ok(length),
             Scanned::BareLineEnd => return Err(broken("bare line end in the response head")),
             Scanned::Partial => {}
         }
@@ -275,35 +305,6 @@ fn poll_exchange<B: ClientBody, W: ClientWriter>(
         waiting.stall.at(upload.passed, context.connection.worker.limits.stream_idle_timeout)
     };
     context.deadline.poll(limit, cx).map(|()| Event::Stalled)
-}
-
-/// The outcome a response head stands for.
-fn status_outcome(inbox: &Buffer, length: usize, status: u16) -> Outcome {
-    let mut room = field_room();
-    let parsed = parse_response(&inbox.data()[..length], &mut room, false);
-    let grpc = parsed.ok().and_then(|head| {
-        let field = head.fields.iter().find(|f| f.name.eq_ignore_ascii_case("grpc-status"))?;
-        std::str::from_utf8(field.value).ok()?.parse().ok()
-    });
-    Outcome::Status { code: status, grpc }
-}
-
-fn inform<W: ClientWriter>(
-    context: &AttemptContext<'_, '_>,
-    inbox: &mut Buffer,
-    length: usize,
-    status: u16,
-    writer: &mut W,
-) {
-    let mut room = field_room();
-    let is_head = context.forwarding.is_head;
-    // `100 Continue` is ours to give, and was given when the body was wanted.
-    if status != 100
-        && let Ok(parsed) = parse_response(&inbox.data()[..length], &mut room, is_head)
-    {
-        writer.inform(status, &RawFields(parsed.fields));
-    }
-    inbox.consume(length);
 }
 
 /// Relays the response's body, and what is left of the request's.
