@@ -12,6 +12,9 @@ use model::url_map::{self, HeaderMatch, QueryParameterMatch};
 /// The longest path condition, in characters.
 const PATH_CHARS_MAX: usize = 1024;
 
+/// The most bytes that the tables of all regular expressions of a URL map take.
+pub(crate) const PATTERN_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 impl Compiler<'_> {
     /// Compiles a match rule; one that is unsound matches nothing.
     pub(crate) fn route_match(
@@ -90,9 +93,22 @@ impl Compiler<'_> {
 
     fn pattern(&mut self, at: &At<'_>, source: &str) -> Option<Pattern> {
         self.used.patterns += 1;
+        if self.pattern_bytes >= PATTERN_BYTES_MAX {
+            let why = format!(
+                "The regular expressions of a URL map must not need tables of more than \
+                 {PATTERN_BYTES_MAX} bytes."
+            );
+            self.faults.invalid(at, source, why);
+            return None;
+        }
         match Pattern::new(source) {
-            Ok(pattern) => Some(pattern),
+            Ok(pattern) => {
+                self.pattern_bytes += pattern.bytes();
+                Some(pattern)
+            }
             Err(why) => {
+                // Finding out that a table would be too large costs as much as making the largest.
+                self.pattern_bytes += PATTERN_BYTES_MAX / 8;
                 self.faults.invalid(at, source, format!("Invalid RE2 regular expression: {why}."));
                 None
             }

@@ -4,16 +4,17 @@
 //! ASCII to RE2, `[a&&b]` has no operator in it, `a**` is refused. So a pattern is read as RE2 reads it,
 //! piece by piece, and each piece is written out in a form that means the same to the engine.
 //!
-//! Invariant: a [`Pattern`] matches whole texts only, takes time linear in the text, and its program is
-//! bounded by [`PROGRAM_BYTES_MAX`].
+//! Invariant: a [`Pattern`] matches whole texts only, and to match costs at most one step for each byte of
+//! the text, whatever the pattern.
 
+mod automaton;
+
+use automaton::Automaton;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// The longest pattern, in characters.
 pub const PATTERN_CHARS_MAX: usize = 250;
-
-/// The largest compiled program, in bytes. It bounds what one character of a text can cost.
-pub(crate) const PROGRAM_BYTES_MAX: usize = 128 * 1024;
 
 /// RE2's bound for `{n,m}`.
 const REPEAT_MAX: u32 = 1000;
@@ -31,8 +32,8 @@ const CATEGORIES: &[&str] = &[
 /// A regular expression that is matched against whole texts.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    source: String,
-    program: regex::bytes::Regex,
+    source: Box<str>,
+    automaton: Arc<Automaton>,
 }
 
 impl Pattern {
@@ -41,22 +42,28 @@ impl Pattern {
         if source.chars().count() > PATTERN_CHARS_MAX {
             return Err(format!("longer than {PATTERN_CHARS_MAX} characters"));
         }
-        let translated = translate(source)?;
-        let program = regex::bytes::RegexBuilder::new(&format!(r"\A(?:{translated})\z"))
-            .size_limit(PROGRAM_BYTES_MAX)
-            .dfa_size_limit(PROGRAM_BYTES_MAX * 8)
-            .nest_limit(250)
-            .build()
-            .map_err(|error| match error {
-                regex::Error::CompiledTooBig(_) => "pattern too large - compile failed".to_string(),
-                _ => "bad pattern".to_string(),
-            })?;
-        Ok(Pattern { source: source.to_string(), program })
+        let automaton = Arc::new(Automaton::new(&translate(source)?)?);
+        Ok(Pattern { source: source.into(), automaton })
     }
 
     /// Whether the whole text matches.
     pub fn is_match(&self, text: &[u8]) -> bool {
-        self.program.is_match(text)
+        self.automaton.run(text).0
+    }
+
+    /// How many steps the answer for a text takes: at most one for each byte.
+    pub fn steps(&self, text: &[u8]) -> usize {
+        self.automaton.run(text).1
+    }
+
+    /// The text that every match begins with.
+    pub(crate) fn literal_prefix(&self) -> Vec<u8> {
+        self.automaton.literal_prefix()
+    }
+
+    /// The memory it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.source.len() + self.automaton.bytes()
     }
 
     /// The pattern as it was written.

@@ -196,6 +196,9 @@ impl Keys {
             PathPredicate::PrefixFolded(text) => {
                 (&mut self.folded_prefixes, text.to_ascii_lowercase().into_bytes())
             }
+            PathPredicate::Regex(pattern) if !pattern.literal_prefix().is_empty() => {
+                (&mut self.prefixes, pattern.literal_prefix())
+            }
             PathPredicate::Any | PathPredicate::Regex(_) => return self.others.push(candidate),
         };
         map.entry(key).or_default().push(candidate);

@@ -134,6 +134,8 @@ pub(crate) struct Compiler<'m> {
     services: Vec<ResourceName>,
     numbers: FxHashMap<&'m ResourceName, BackendId>,
     pub(crate) redirects_to_https: bool,
+    /// What the regular expressions compiled so far take.
+    pub(crate) pattern_bytes: usize,
     /// What the matcher being compiled has used of its limits.
     pub(crate) used: Used,
 }
@@ -154,6 +156,7 @@ impl<'m> Compiler<'m> {
             services: Vec::new(),
             numbers: FxHashMap::default(),
             redirects_to_https: false,
+            pattern_bytes: 0,
             used: Used::default(),
         }
     }

@@ -1,5 +1,6 @@
 //! What patterns match, mean and are refused for.
 
+use super::automaton::TABLE_BYTES_MAX;
 use super::*;
 use proptest::prelude::*;
 
@@ -97,7 +98,7 @@ proptest! {
     #[test]
     fn no_pattern_panics(pattern in r"[a-c\[\](){}|*+?.^$\\:&~,0-9xpQEdD<>P=!-]{0,24}|.{0,12}", text in ".{0,8}") {
         if let Ok(compiled) = Pattern::new(&pattern) {
-            compiled.is_match(text.as_bytes());
+            prop_assert!(compiled.steps(text.as_bytes()) <= text.len());
         }
     }
 
@@ -106,5 +107,73 @@ proptest! {
         prop_assume!(!text.contains(r"\E"));
         let compiled = Pattern::new(&format!(r"\Q{text}\E")).expect("sound");
         prop_assert!(compiled.is_match(text.as_bytes()));
+    }
+}
+
+/// Longer than any text a request can bring along.
+const TEXT_BYTES: usize = 64 * 1024;
+
+#[test]
+fn matching_takes_one_step_a_byte_whatever_the_pattern() {
+    let texts = ["a", "x", "a/b-1.", "\u{e9}", "=", "ab "];
+    let texts = texts.map(|text| text.repeat(TEXT_BYTES / text.len()));
+    for pattern in [
+        "(x+x+)+y",
+        "(a?){100}a{100}",
+        "(.*a){20}",
+        ".*.*.*.*.*.*=.*",
+        "(a|a|aa)*b",
+        "(.{1,8}){1,8}",
+        r"(\w+\s?)+[!]",
+        r".*\bfoo\b.*\bbar\b.*",
+        r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){1,5}",
+    ] {
+        let compiled = Pattern::new(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+        assert!(compiled.bytes() <= TABLE_BYTES_MAX + PATTERN_CHARS_MAX, "{pattern}");
+        for text in &texts {
+            assert!(compiled.steps(text.as_bytes()) <= text.len(), "{pattern}");
+        }
+    }
+}
+
+#[test]
+fn what_would_need_too_large_a_table_is_refused() {
+    for pattern in [".*a.{12}", r"(\pL|\pN){1,250}", "(.*a.{12}b)+", r"(?i)\pL{50}"] {
+        let error = Pattern::new(pattern).expect_err(pattern);
+        assert_eq!(error, "pattern too large - compile failed", "{pattern}");
+    }
+}
+
+#[test]
+fn patterns_of_everyday_fit() {
+    for pattern in [
+        r"/user/[0-9]+(/.*)?",
+        r".*\.(png|jpg|jpeg|gif|svg|webp|ico|css|js|woff2?)",
+        r"/v[0-9]+/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(/.*)?",
+        r"/(?i)(en|de|fr|es|it|pt|nl|pl|sv|da|fi|no)(-[a-z]{2})?/.*",
+        r"\p{L}+",
+        ".{0,250}",
+        r"/[^/]{1,63}/[^/]{1,63}/.*",
+        r"[a-z0-9.-]+@[a-z0-9.-]+\.[a-z]{2,24}",
+    ] {
+        assert!(Pattern::new(pattern).is_ok(), "{pattern}");
+    }
+}
+
+#[test]
+fn the_text_every_match_begins_with_is_known() {
+    for (pattern, prefix) in [
+        ("/user/[0-9]+", "/user/"),
+        ("/a(b|bc)", "/ab"),
+        ("/a", "/a"),
+        ("/a?", "/"),
+        ("a?", ""),
+        ("(?i)/a.*", "/"),
+        ("/a|/b", "/"),
+        (".*", ""),
+        ("(/x+)+y", "/x"),
+    ] {
+        let found = Pattern::new(pattern).expect(pattern).literal_prefix();
+        assert_eq!(found, prefix.as_bytes(), "{pattern}");
     }
 }
