@@ -7,18 +7,32 @@
 //! Invariant: [`allocate`] gives the lowest address that nothing claims, so a world has one next address.
 
 use super::range;
+use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet};
 use ipnet::Ipv4Net;
 use model::address::{Address, AddressPurpose, AddressType};
 use model::forwarding_rule::ForwardingRule;
 use model::instance::Instance;
+use model::inventory::Collection;
 use model::subnetwork::Subnetwork;
-use model::{Cause, Inventory, Problem, ResourceName};
-use std::collections::{BTreeMap, BTreeSet};
+use model::{Cause, Inventory, Kind, Problem, ResourceName};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-/// One resource's hold on an address.
+/// An address of a network. Addresses first: they tell apart sooner than names do.
+type Place = (Ipv4Addr, ResourceName);
+
+/// Who holds an address, and by which of its interfaces if it is an instance.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Hold {
+    holder: ResourceName,
+    interface: usize,
+}
+
+/// One resource's hold on an address, with the resource.
 #[derive(Clone, Copy, Debug)]
-pub enum Claim<'a> {
+enum Claim<'a> {
     /// A reservation.
     Reserved(&'a Address),
     /// An interface of an instance, by its place in the list.
@@ -28,8 +42,17 @@ pub enum Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
+    fn of(inventory: &'a Inventory, hold: &Hold) -> Option<Claim<'a>> {
+        let name = &hold.holder;
+        Some(match name.kind {
+            Kind::Address => Claim::Reserved(inventory.addresses.get(name)?),
+            Kind::Instance => Claim::Interface(inventory.instances.get(name)?, hold.interface),
+            _ => Claim::Frontend(inventory.forwarding_rules.get(name)?),
+        })
+    }
+
     /// The resource that claims.
-    pub fn holder(&self) -> &'a ResourceName {
+    fn holder(&self) -> &'a ResourceName {
         match self {
             Claim::Reserved(address) => &address.name,
             Claim::Interface(instance, _) => &instance.name,
@@ -64,54 +87,152 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Every claimed address of every network.
-#[derive(Debug, Default)]
-pub struct Claims<'a> {
-    /// Addresses first: they tell apart sooner than names do.
-    by_address: BTreeMap<(Ipv4Addr, &'a ResourceName), Vec<Claim<'a>>>,
+/// Every claimed address of every network, and what is wrong with the claims. Kept from one compilation
+/// to the next, so that a change costs what it touches and not what there is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claims {
+    by_place: OrdMap<Place, OrdSet<Hold>>,
+    /// What is wrong where something is wrong.
+    problems: OrdMap<Place, Arc<[Problem]>>,
+    /// What is wrong with reservations, whoever else claims their address.
+    reservations: OrdMap<ResourceName, Arc<[Problem]>>,
 }
 
-impl<'a> Claims<'a> {
-    /// The claims of the whole inventory.
-    pub fn of(inventory: &'a Inventory) -> Claims<'a> {
-        let mut claims = Claims::default();
-        for address in inventory.addresses.values() {
-            if let (Some(network), Some(literal)) =
-                (network_of(inventory, address), address.address)
-            {
-                claims.add(network, literal, Claim::Reserved(address));
+impl Claims {
+    /// The claims of `after`, given that these are those of `before`.
+    pub(super) fn brought_forward(&self, before: &Inventory, after: &Inventory) -> Claims {
+        // Subnets say what network a reservation is of and where addresses may lie: all is asked anew.
+        match before.subnetworks.ptr_eq(&after.subnetworks) {
+            true => self.clone().follow(before, after),
+            false => Claims::default().follow(&Inventory::default(), after),
+        }
+    }
+
+    fn follow(mut self, before: &Inventory, after: &Inventory) -> Claims {
+        let mut touched = BTreeSet::new();
+        for (old, new) in changed(&before.addresses, &after.addresses) {
+            self.release(old.and_then(|old| reservation(before, old)), &mut touched);
+            self.take(new.and_then(|new| reservation(after, new)), &mut touched);
+            if let Some(old) = old {
+                self.reservations.remove(&old.name);
+            }
+            let found = new.map(|new| reservation_problems(after, new)).unwrap_or_default();
+            if let Some(new) = new.filter(|_| !found.is_empty()) {
+                self.reservations.insert(new.name.clone(), found.into());
             }
         }
-        for instance in inventory.instances.values() {
-            for (index, interface) in instance.interfaces.iter().enumerate() {
-                if let Some(literal) = interface.address {
-                    claims.add(&interface.network, literal, Claim::Interface(instance, index));
+        for (old, new) in changed(&before.instances, &after.instances) {
+            self.release(old.into_iter().flat_map(interfaces), &mut touched);
+            self.take(new.into_iter().flat_map(interfaces), &mut touched);
+        }
+        for (old, new) in changed(&before.forwarding_rules, &after.forwarding_rules) {
+            self.release(old.map(frontend), &mut touched);
+            self.take(new.map(frontend), &mut touched);
+        }
+        for place in touched {
+            let found = self.problems_at(after, &place);
+            match found.is_empty() {
+                true => self.problems.remove(&place),
+                false => self.problems.insert(place, found.into()),
+            };
+        }
+        self
+    }
+
+    fn take(
+        &mut self,
+        holds: impl IntoIterator<Item = (Place, Hold)>,
+        touched: &mut BTreeSet<Place>,
+    ) {
+        for (place, hold) in holds {
+            self.by_place.entry(place.clone()).or_default().insert(hold);
+            touched.insert(place);
+        }
+    }
+
+    fn release(
+        &mut self,
+        holds: impl IntoIterator<Item = (Place, Hold)>,
+        touched: &mut BTreeSet<Place>,
+    ) {
+        for (place, hold) in holds {
+            if let Some(holders) = self.by_place.get_mut(&place) {
+                holders.remove(&hold);
+                if holders.is_empty() {
+                    self.by_place.remove(&place);
                 }
             }
+            touched.insert(place);
         }
-        for rule in inventory.forwarding_rules.values() {
-            claims.add(&rule.network, rule.address, Claim::Frontend(rule));
-        }
-        claims
     }
 
-    fn add(&mut self, network: &'a ResourceName, address: Ipv4Addr, claim: Claim<'a>) {
-        self.by_address.entry((address, network)).or_default().push(claim);
+    fn problems_at(&self, inventory: &Inventory, place: &Place) -> Vec<Problem> {
+        let holds = self.by_place.get(place).into_iter().flatten();
+        let claims: Vec<Claim> = holds.filter_map(|hold| Claim::of(inventory, hold)).collect();
+        let mut problems: Vec<Problem> = Vec::new();
+        problems.extend(claims.iter().filter_map(|c| placement_problem(inventory, place.0, c)));
+        conflicts(place.0, &claims, &mut problems);
+        problems
     }
 
-    /// Who claims the address in the network; empty when it is free.
-    pub fn on(&self, network: &'a ResourceName, address: Ipv4Addr) -> &[Claim<'a>] {
-        self.by_address.get(&(address, network)).map_or(&[], Vec::as_slice)
+    /// Whether a forwarding rule answers there.
+    pub(super) fn has_frontend(&self, address: Ipv4Addr, network: &ResourceName) -> bool {
+        let holds = self.by_place.get(&(address, network.clone())).into_iter().flatten();
+        holds.into_iter().any(|hold| hold.holder.kind == Kind::ForwardingRule)
     }
 
-    /// The lowest address of `subnet` that may be used and that nothing claims.
-    pub fn lowest_free(&self, subnet: &Subnetwork) -> Option<Ipv4Addr> {
-        let (first, last) = range::usable(subnet.range)?;
-        let within = self.by_address.range((first, &subnet.network)..=(last, &subnet.network));
-        let of_network = within.filter(|((_, network), _)| **network == subnet.network);
-        let taken = of_network.map(|((address, _), _)| *address);
-        lowest_free(subnet.range, taken)
+    /// What is wrong with reservations, and with the addresses anything claims.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        let reservations = self.reservations.values().flat_map(|found| found.iter());
+        reservations.chain(self.problems.values().flat_map(|found| found.iter()))
     }
+}
+
+/// What differs between two collections: as it was and as it is.
+pub(super) fn changed<'a, T: PartialEq>(
+    before: &'a Collection<T>,
+    after: &'a Collection<T>,
+) -> impl Iterator<Item = (Option<&'a Arc<T>>, Option<&'a Arc<T>>)> {
+    before.diff(after).map(|item| match item {
+        DiffItem::Add(_, new) => (None, Some(new)),
+        DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+        DiffItem::Remove(_, old) => (Some(old), None),
+    })
+}
+
+fn reservation(inventory: &Inventory, address: &Arc<Address>) -> Option<(Place, Hold)> {
+    let place = (address.address?, network_of(inventory, address)?.clone());
+    Some((place, Hold { holder: address.name.clone(), interface: 0 }))
+}
+
+fn interfaces(instance: &Arc<Instance>) -> impl Iterator<Item = (Place, Hold)> {
+    instance.interfaces.iter().enumerate().filter_map(|(index, interface)| {
+        let place = (interface.address?, interface.network.clone());
+        Some((place, Hold { holder: instance.name.clone(), interface: index }))
+    })
+}
+
+fn frontend(rule: &Arc<ForwardingRule>) -> (Place, Hold) {
+    let hold = Hold { holder: rule.name.clone(), interface: 0 };
+    ((rule.address, rule.network.clone()), hold)
+}
+
+/// Every address of a network that something claims, with what does.
+fn claimed<'a>(
+    inventory: &'a Inventory,
+    network: &'a ResourceName,
+) -> impl Iterator<Item = (Ipv4Addr, &'a ResourceName)> {
+    let reserved = inventory.addresses.values().filter_map(move |address| {
+        let literal = address.address?;
+        (network_of(inventory, address)? == network).then_some((literal, &address.name))
+    });
+    let interfaces = inventory.instances.values().flat_map(move |instance| {
+        let own = instance.interfaces.iter().filter(move |interface| &interface.network == network);
+        own.filter_map(|interface| Some((interface.address?, &instance.name)))
+    });
+    let frontends =
+        inventory.forwarding_rules.values().filter(move |rule| &rule.network == network);
+    reserved.chain(interfaces).chain(frontends.map(|rule| (rule.address, &rule.name)))
 }
 
 /// The lowest usable address of `range` not among `taken`, which comes in ascending order.
@@ -142,7 +263,10 @@ pub fn allocate(
         return Err(wrong_purpose(requester, field, subnet).into());
     }
     let exhausted = || format!("IP space of '{subnetwork}' is exhausted.");
-    let free = Claims::of(inventory).lowest_free(subnet);
+    let claimed = claimed(inventory, &subnet.network).map(|(address, _)| address);
+    let taken: BTreeSet<Ipv4Addr> =
+        claimed.filter(|address| subnet.range.contains(address)).collect();
+    let free = lowest_free(subnet.range, taken);
     free.ok_or_else(|| Problem::refused(requester, field, exhausted()).into())
 }
 
@@ -154,8 +278,8 @@ pub fn holder<'a>(
     address: Ipv4Addr,
 ) -> Option<&'a ResourceName> {
     let network = &inventory.subnetworks.get(subnetwork)?.network;
-    let claims = Claims::of(inventory);
-    claims.on(network, address).first().map(Claim::holder)
+    let mut claimed = claimed(inventory, network);
+    claimed.find(|(taken, _)| *taken == address).map(|(_, holder)| holder)
 }
 
 /// The network an internal address belongs to.
@@ -169,33 +293,23 @@ fn network_of<'a>(inventory: &'a Inventory, address: &'a Address) -> Option<&'a 
 
 /// What is wrong with reservations, and with the addresses anything claims.
 pub fn problems(inventory: &Inventory) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for address in inventory.addresses.values() {
-        reservation_problems(inventory, address, &mut problems);
-    }
-    let claims = Claims::of(inventory);
-    for ((address, _), holders) in &claims.by_address {
-        for claim in holders {
-            problems.extend(placement_problem(inventory, *address, claim));
-        }
-        conflicts(*address, holders, &mut problems);
-    }
-    problems
+    Claims::default().follow(&Inventory::default(), inventory).problems().cloned().collect()
 }
 
-fn reservation_problems(inventory: &Inventory, address: &Address, problems: &mut Vec<Problem>) {
+fn reservation_problems(inventory: &Inventory, address: &Address) -> Vec<Problem> {
+    let mut problems = Vec::new();
     let name = &address.name;
     let Some(subnetwork) = &address.subnetwork else {
         if address.address_type == AddressType::Internal && address.network.is_none() {
             problems.push(Problem::required(name, "subnetwork"));
         }
-        return;
+        return problems;
     };
     if address.address_type == AddressType::External {
         let why = "Subnetwork can only be specified for INTERNAL addresses.";
         problems.push(Problem::invalid(name, "subnetwork", subnetwork, why));
     }
-    let Some(subnet) = inventory.subnetworks.get(subnetwork) else { return };
+    let Some(subnet) = inventory.subnetworks.get(subnetwork) else { return problems };
     if !subnet.purpose.takes_addresses() {
         problems.push(wrong_purpose(name, "subnetwork", subnet));
     }
@@ -203,6 +317,7 @@ fn reservation_problems(inventory: &Inventory, address: &Address, problems: &mut
         let why = "The subnetwork must be in the same region as the address.";
         problems.push(Problem::invalid(name, "subnetwork", subnetwork, why));
     }
+    problems
 }
 
 /// An address that lies outside the subnet it is said to be of, or is one of the four reserved ones.

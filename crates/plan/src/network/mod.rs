@@ -19,7 +19,9 @@ pub use ssh_keys::SshKey;
 use firewall::NetworkFirewall;
 use imbl::OrdMap;
 use ipnet::{IpNet, Ipv4Net};
+use model::forwarding_rule::ForwardingRule;
 use model::instance::Instance;
+use model::inventory::Collection;
 use model::network::Network;
 use model::route::NextHop;
 use model::subnetwork::Purpose;
@@ -32,7 +34,9 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub struct Networks {
     by_name: OrdMap<ResourceName, Arc<NetworkPlan>>,
-    problems: Vec<Problem>,
+    claims: address::Claims,
+    /// What is wrong besides the addresses that are claimed.
+    problems: Arc<[Problem]>,
     /// Only the kinds that matter here; a kept plan must not keep the rest of an old world alive.
     declared: Inventory,
 }
@@ -128,20 +132,71 @@ pub struct InstancePlan {
     pub firewall: InstanceFirewall,
 }
 
-/// Compiles every network, and says what is wrong with the declarations. Networks and instances equal
-/// to those of `before` are taken over from it; if no declaration changed, so is everything.
+/// Compiles every network, and says what is wrong with the declarations. What no change concerns is
+/// taken over from `before`; a forwarding rule concerns addresses and names of its network alone.
 pub fn compile(inventory: &Inventory, before: &Networks) -> (Networks, Vec<Problem>) {
-    if is_unchanged(&before.declared, inventory) {
-        return (before.clone(), before.problems.clone());
+    let was = &before.declared;
+    let mut networks = Networks {
+        by_name: before.by_name.clone(),
+        claims: before.claims.brought_forward(was, inventory),
+        problems: match only_addresses_differ(was, inventory) {
+            true => before.problems.clone(),
+            false => problems::of_declarations(inventory).into(),
+        },
+        declared: declared(inventory),
+    };
+    let concerned = concerned(was, inventory);
+    for name in &concerned {
+        match inventory.networks.get(name) {
+            Some(network) => networks.put(compile_network(inventory, network, before.get(name))),
+            None => {
+                networks.by_name.remove(name);
+            }
+        }
     }
-    let by_name = inventory.networks.values().map(|network| {
-        let plan = compile_network(inventory, network, before.get(&network.name));
-        (network.name.clone(), plan)
-    });
-    let by_name = by_name.collect();
-    let problems = problems(inventory);
-    let networks = Networks { by_name, problems: problems.clone(), declared: declared(inventory) };
+    for (old, new) in address::changed(&was.forwarding_rules, &inventory.forwarding_rules) {
+        for rule in old.into_iter().chain(new) {
+            if !concerned.contains(&rule.network) {
+                networks.update_frontends(rule, new.is_some_and(|new| Arc::ptr_eq(new, rule)));
+            }
+        }
+    }
+    let problems = networks.problems.iter().chain(networks.claims.problems()).cloned().collect();
     (networks, problems)
+}
+
+impl Networks {
+    fn put(&mut self, plan: Arc<NetworkPlan>) {
+        let known = self.by_name.get(&plan.name);
+        if known.is_none_or(|known| !Arc::ptr_eq(known, &plan)) {
+            self.by_name.insert(plan.name.clone(), plan);
+        }
+    }
+
+    /// Brings what a forwarding rule adds to its network up to date, now that the rule is or is not there.
+    fn update_frontends(&mut self, rule: &ForwardingRule, is_there: bool) {
+        let Some(before) = self.by_name.get(&rule.network) else { return };
+        let answers = self.claims.has_frontend(rule.address, &rule.network);
+        let label = internal_frontend_name(rule);
+        let known = label.as_ref().and_then(|label| before.hosts.get(label).copied());
+        if before.frontends.contains(&rule.address) == answers
+            && (label.is_none() || known == is_there.then_some(rule.address))
+        {
+            return;
+        }
+        let mut plan = NetworkPlan::clone(before);
+        match answers {
+            true => plan.frontends.insert(rule.address),
+            false => plan.frontends.remove(&rule.address),
+        };
+        if let Some(label) = label {
+            match is_there {
+                true => plan.hosts.insert(label, rule.address),
+                false => plan.hosts.remove(&label),
+            };
+        }
+        self.put(Arc::new(plan));
+    }
 }
 
 /// The kinds [`compile`] reads.
@@ -159,16 +214,41 @@ fn declared(inventory: &Inventory) -> Inventory {
     }
 }
 
-/// Whether nothing that [`compile`] reads differs between two inventories.
-fn is_unchanged(before: &Inventory, after: &Inventory) -> bool {
-    before.projects.ptr_eq(&after.projects)
-        && before.networks.ptr_eq(&after.networks)
+/// Whether everything that can be wrong besides claims on addresses is as it was.
+fn only_addresses_differ(before: &Inventory, after: &Inventory) -> bool {
+    before.networks.ptr_eq(&after.networks)
         && before.subnetworks.ptr_eq(&after.subnetworks)
-        && before.addresses.ptr_eq(&after.addresses)
         && before.firewalls.ptr_eq(&after.firewalls)
         && before.routes.ptr_eq(&after.routes)
         && before.instances.ptr_eq(&after.instances)
-        && before.forwarding_rules.ptr_eq(&after.forwarding_rules)
+}
+
+/// What differs between two collections, as it was and as it is.
+fn touched<'a, T: PartialEq>(
+    before: &'a Collection<T>,
+    after: &'a Collection<T>,
+) -> impl Iterator<Item = &'a Arc<T>> {
+    address::changed(before, after).flat_map(|(old, new)| old.into_iter().chain(new))
+}
+
+/// The networks that a change other than of a forwarding rule concerns, there or no longer there.
+fn concerned(before: &Inventory, after: &Inventory) -> BTreeSet<ResourceName> {
+    // A project's metadata says who may log in to its instances, and a subnet where the gateway of an
+    // instance is, wherever they are.
+    if !before.projects.ptr_eq(&after.projects) || !before.subnetworks.ptr_eq(&after.subnetworks) {
+        return before.networks.keys().chain(after.networks.keys()).cloned().collect();
+    }
+    let mut names = BTreeSet::new();
+    let networks = touched(&before.networks, &after.networks);
+    names.extend(networks.map(|network| network.name.clone()));
+    let firewalls = touched(&before.firewalls, &after.firewalls);
+    names.extend(firewalls.map(|rule| rule.network.clone()));
+    let routes = touched(&before.routes, &after.routes);
+    names.extend(routes.map(|route| route.network.clone()));
+    let instances = touched(&before.instances, &after.instances);
+    let interfaces = instances.flat_map(|instance| &instance.interfaces);
+    names.extend(interfaces.map(|interface| interface.network.clone()));
+    names
 }
 
 fn compile_network(
@@ -316,13 +396,15 @@ fn hosts(
     let of_instances =
         instances.values().map(|instance| (internal_name(&instance.name), instance.address));
     let rules = inventory.forwarding_rules.values().filter(|rule| rule.network == network.name);
-    let labelled = rules.filter_map(|rule| {
-        let (label, region) = (rule.service_label.as_ref()?, rule.name.region()?);
-        let project = project_domain(&rule.name.project);
-        let name = format!("{label}.{}.il7.{region}.lb.{project}.internal", rule.name.name);
-        Some((name, rule.address))
-    });
+    let labelled = rules.filter_map(|rule| Some((internal_frontend_name(rule)?, rule.address)));
     of_instances.chain(labelled).collect()
+}
+
+/// The name in internal DNS of a forwarding rule with a service label.
+fn internal_frontend_name(rule: &ForwardingRule) -> Option<String> {
+    let (label, region) = (rule.service_label.as_ref()?, rule.name.region()?);
+    let project = project_domain(&rule.name.project);
+    Some(format!("{label}.{}.il7.{region}.lb.{project}.internal", rule.name.name))
 }
 
 impl NetworkPlan {

@@ -23,6 +23,13 @@ const NAME_RULE: &str = "Must be a match of regex '(?:[a-z](?:[-a-z0-9]{0,61}[a-
 
 /// All problems of the VPC part of the world.
 pub fn problems(inventory: &Inventory) -> Vec<Problem> {
+    let mut problems = of_declarations(inventory);
+    problems.extend(address::problems(inventory));
+    problems
+}
+
+/// What is wrong besides the addresses that are claimed.
+pub(super) fn of_declarations(inventory: &Inventory) -> Vec<Problem> {
     let mut problems = Vec::new();
     problems.extend(inventory.networks.values().filter_map(|network| mtu_problem(network)));
     for subnet in inventory.subnetworks.values() {
@@ -37,7 +44,6 @@ pub fn problems(inventory: &Inventory) -> Vec<Problem> {
     for instance in inventory.instances.values() {
         instance_problems(inventory, instance, &mut problems);
     }
-    problems.extend(address::problems(inventory));
     problems
 }
 

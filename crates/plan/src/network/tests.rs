@@ -9,6 +9,8 @@ use model::route::Route;
 use model::subnetwork::{Role, Subnetwork};
 use model::{Kind, Name, Resource};
 
+mod changes;
+
 /// Reads one resource a line: kind, name, then `key=value` words. Ids count up from 1 by line.
 fn world(text: &str) -> Inventory {
     let mut inventory = Inventory::default();
