@@ -2,11 +2,11 @@
 //!
 //! Invariant: a rule's sockets, its listener and the plan change together, between two requests.
 
+use crate::entries::listener_labels;
 use crate::http1;
 use crate::http2;
-use crate::metrics::{Cell64, IdMap};
+use crate::metrics::Cell64;
 use crate::peer::{Peer, TlsFacts};
-use crate::record::listener_labels;
 use crate::tls;
 use crate::worker::{Held, Worker};
 use plan::decision::{Decision, RequestHead};
@@ -63,7 +63,8 @@ impl std::ops::Deref for Serving {
 impl Serving {
     /// The plan's answer to a request that is about to be carried out.
     pub(crate) fn decide(&self, head: &RequestHead<'_>, dice: u64) -> Decision<'_> {
-        let mut decision = self.bound.listener.url_map.decide(&self.held.plan.fleet, head, dice);
+        let mut decision =
+            self.bound.listener.url_map.decide_in_turn(&self.held.plan.fleet, head, dice);
         if let Decision::Forward(forward) = &mut decision {
             forward.take_turn();
         }
@@ -89,7 +90,7 @@ pub(crate) struct Slot {
     /// The rule was removed: connections end as soon as they can.
     closing: Cell<bool>,
     stop: Notify,
-    handles: RefCell<IdMap<u64, Rc<Handle>>>,
+    handles: RefCell<Handles>,
     worker: Rc<Worker>,
 }
 
@@ -129,21 +130,24 @@ impl Slot {
 
     /// Lets every idle connection look again whether it should end.
     pub(crate) fn wake_all(&self) {
-        for handle in self.handles.borrow().values() {
-            handle.wake();
-        }
+        self.handles.borrow().wake_all();
     }
 
     /// Starts accepting on a socket of this rule.
     pub(crate) fn listen(self: &Rc<Slot>, socket: std::net::TcpListener) -> io::Result<()> {
         socket.set_nonblocking(true)?;
-        let socket = TcpListener::from_std(socket)?;
+        // Connections inherit this, which spares each a system call.
+        SockRef::from(&socket).set_tcp_nodelay(true)?;
+        let SocketAddr::V4(address) = socket.local_addr()? else {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
+        let socket = Listening { socket: TcpListener::from_std(socket)?, address };
         let slot = self.clone();
         tokio::task::spawn_local(async move { slot.accept_all(socket).await });
         Ok(())
     }
 
-    async fn accept_all(self: Rc<Slot>, socket: TcpListener) {
+    async fn accept_all(self: Rc<Slot>, socket: Listening) {
         let mut ends = pin!(async {
             tokio::select! {
                 () = self.stop.notified() => {}
@@ -173,10 +177,10 @@ impl Slot {
     }
 
     /// Serves every connection that is queued, as long as there is room; ready when that fails.
-    fn poll_accept(self: &Rc<Slot>, socket: &TcpListener, cx: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_accept(self: &Rc<Slot>, socket: &Listening, cx: &mut Context<'_>) -> Poll<io::Error> {
         while self.worker.connections.get() < self.worker.limits.connections_max {
-            match ready!(socket.poll_accept(cx)) {
-                Ok((stream, client)) => self.serve(stream, client),
+            match ready!(socket.socket.poll_accept(cx)) {
+                Ok((stream, client)) => self.serve(stream, client, socket.address),
                 // The client gave up before it was its turn.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => return Poll::Ready(error),
@@ -188,14 +192,14 @@ impl Slot {
 
     /// Serves every connection whose `connect` has returned, then lets the socket go. See
     /// [`crate::sockets`] for why this loses none.
-    async fn accept_the_rest(self: &Rc<Slot>, socket: &TcpListener) {
-        if let Err(error) = SockRef::from(socket).attach_filter(&refuse_syn()) {
+    async fn accept_the_rest(self: &Rc<Slot>, socket: &Listening) {
+        if let Err(error) = SockRef::from(&socket.socket).attach_filter(&refuse_syn()) {
             tracing::warn!(%error, "could not stop new connections before closing a socket");
         }
         let accept_queued = || {
             let mut noop = Context::from_waker(Waker::noop());
-            while let Poll::Ready(Ok((stream, client))) = socket.poll_accept(&mut noop) {
-                self.serve(stream, client);
+            while let Poll::Ready(Ok((stream, client))) = socket.socket.poll_accept(&mut noop) {
+                self.serve(stream, client, socket.address);
             }
         };
         accept_queued();
@@ -207,14 +211,14 @@ impl Slot {
         self.closing.get() || self.worker.draining.get()
     }
 
-    fn serve(self: &Rc<Slot>, stream: TcpStream, client: SocketAddr) {
-        let (SocketAddr::V4(client), Ok(SocketAddr::V4(server))) = (client, stream.local_addr())
-        else {
-            return;
+    fn serve(self: &Rc<Slot>, stream: TcpStream, client: SocketAddr, listening: SocketAddrV4) {
+        let SocketAddr::V4(client) = client else { return };
+        let server = if listening.ip().is_unspecified() {
+            let Ok(SocketAddr::V4(server)) = stream.local_addr() else { return };
+            server
+        } else {
+            listening
         };
-        if stream.set_nodelay(true).is_err() {
-            return;
-        }
         let slot = self.clone();
         match self.bound.borrow().tls.clone() {
             None => {
@@ -269,6 +273,48 @@ fn refuse_syn() -> [SockFilter; 5] {
     ]
 }
 
+/// A listening socket and where it listens.
+#[derive(Debug)]
+struct Listening {
+    socket: TcpListener,
+    address: SocketAddrV4,
+}
+
+/// The connections of a rule, to wake them all.
+#[derive(Debug, Default)]
+struct Handles {
+    entries: Vec<Option<Rc<Handle>>>,
+    free: Vec<usize>,
+}
+
+impl Handles {
+    /// Adds a connection and says under which number.
+    fn add(&mut self, handle: &Rc<Handle>) -> usize {
+        let entry = Some(handle.clone());
+        match self.free.pop() {
+            Some(key) => {
+                self.entries[key] = entry;
+                key
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, key: usize) {
+        self.entries[key] = None;
+        self.free.push(key);
+    }
+
+    fn wake_all(&self) {
+        for handle in self.entries.iter().flatten() {
+            handle.wake();
+        }
+    }
+}
+
 /// The way to wake an idle connection.
 #[derive(Debug, Default)]
 pub(crate) struct Handle {
@@ -296,9 +342,9 @@ impl Handle {
 pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) slot: Rc<Slot>,
-    pub(crate) peer: Rc<Peer>,
+    pub(crate) peer: Peer,
     pub(crate) handle: Rc<Handle>,
-    key: u64,
+    key: usize,
     used: Cell<bool>,
 }
 
@@ -314,12 +360,12 @@ impl Connection {
         slot.cells.connections.add(1);
         slot.cells.connections_total.add(1);
         let handle = Rc::new(Handle::default());
-        let key = worker.next_key();
-        slot.handles.borrow_mut().insert(key, handle.clone());
+        let key = slot.handles.borrow_mut().add(&handle);
+        let names_itself = !slot.bound.borrow().listener.is_run_app();
         Rc::new(Connection {
             worker: worker.clone(),
             slot: slot.clone(),
-            peer: Peer::new(client, server, tls),
+            peer: Peer::new(client, server, tls, names_itself),
             handle,
             key,
             used: Cell::new(false),
@@ -351,12 +397,14 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let worker = &self.worker;
         worker.connections.set(worker.connections.get() - 1);
-        worker.room.notify_one();
+        if worker.draining.get() {
+            worker.room.notify_one();
+        }
         for accepting in worker.waiting_for_room.borrow_mut().drain(..) {
             accepting.wake();
         }
         self.slot.cells.connections.subtract(1);
-        self.slot.handles.borrow_mut().remove(&self.key);
+        self.slot.handles.borrow_mut().remove(self.key);
         if std::thread::panicking() {
             worker.registry.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }

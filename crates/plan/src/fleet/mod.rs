@@ -24,7 +24,8 @@ use model::run::{PortProtocol, Revision, RevisionChoice, Service, TrafficTarget}
 use model::{Inventory, Name, Problem, ResourceName};
 use std::sync::Arc;
 use std::time::Duration;
-use traffic::{Shares, Turns};
+use traffic::Shares;
+pub(crate) use traffic::Turns;
 
 /// Services and revisions of every project and region.
 #[derive(Clone, Debug, Default)]

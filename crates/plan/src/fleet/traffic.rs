@@ -69,13 +69,13 @@ fn greatest_common_divisor(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// Hands out the turns of one service to all threads that serve it. It is not part of what a plan
+/// Hands out the turns of one service, or of one list of weights, to all threads that serve it. It is not part of what a plan
 /// means: plans of the same service share it, so that a new plan does not start the order anew.
 #[derive(Debug, Default)]
-pub(super) struct Turns(AtomicU64);
+pub(crate) struct Turns(AtomicU64);
 
 impl Turns {
-    pub(super) fn take(&self) -> u64 {
+    pub(crate) fn take(&self) -> u64 {
         // Only the count matters, not what else the threads have seen.
         self.0.fetch_add(1, Ordering::Relaxed)
     }

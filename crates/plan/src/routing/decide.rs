@@ -5,7 +5,7 @@
 //!
 //! Invariant: a decision that rewrites nothing and answers nothing allocates nothing.
 
-use super::action::{Action, To};
+use super::action::{Action, To, WeightedService};
 use super::backend_service::EndpointGroupPlan;
 use super::dice::{self, Draw};
 use super::mask::Extracted;
@@ -18,7 +18,7 @@ use super::{BackendServicePlan, Rules, SERVERLESS_TIMEOUT, UrlMapPlan};
 use crate::decision::{
     CorsPolicy, Decision, Forward, HeaderAction, HeaderActions, Matched, RequestHead, Respond, Why,
 };
-use crate::fleet::{FleetPlan, RevisionPlan, ServicePlan, Tagged};
+use crate::fleet::{AccessVerdict, FleetPlan, RevisionPlan, ServicePlan, Tagged};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,6 +26,9 @@ use std::time::Duration;
 
 /// What logs call a request that only a default answered.
 pub(crate) const UNMATCHED: &str = "UNMATCHED";
+
+/// The type of the pages of Google's front end.
+const HTML: &str = "text/html; charset=UTF-8";
 
 /// Where in the map a request arrived.
 #[derive(Clone, Copy, Debug)]
@@ -105,19 +108,39 @@ impl UrlMapPlan {
         head: &RequestHead<'_>,
         dice: u64,
     ) -> Decision<'p> {
-        self.act(self.rules.locate(head), fleet, head, dice)
+        let located = self.rules.locate(head);
+        let weighted = located.action.drawn(dice);
+        self.act(located, weighted, fleet, head, dice)
+    }
+
+    /// Decides about a request that is then carried out: a weighted backend service takes its turn,
+    /// so that shares are exact. Whoever only asks must not do so.
+    pub fn decide_in_turn<'p>(
+        &'p self,
+        fleet: &'p FleetPlan,
+        head: &RequestHead<'_>,
+        dice: u64,
+    ) -> Decision<'p> {
+        let located = self.rules.locate(head);
+        let weighted = match &located.action.to {
+            To::Weighted(weighted) => weighted.take_turn(),
+            _ => None,
+        };
+        self.act(located, weighted, fleet, head, dice)
     }
 
     /// Carries a request from its rule to a revision, or to an answer.
     pub(crate) fn act<'p>(
         &'p self,
         located: Located<'p>,
+        weighted: Option<&'p WeightedService>,
         fleet: &'p FleetPlan,
         head: &RequestHead<'_>,
         dice: u64,
     ) -> Decision<'p> {
         let action = located.action;
-        let (backend, weighted) = self.backend(action, dice);
+        let backend = self.backend(action, weighted);
+        let weighted = weighted.map(|weighted| &weighted.header_action);
         let matched = Matched {
             rule: located.text(),
             path_matcher: located.matcher.map(|matcher| &*matcher.name),
@@ -161,6 +184,9 @@ impl UrlMapPlan {
                 delay,
                 cors: action.cors.as_deref(),
             }),
+            Err(why) if group.by_address && !matches!(why, Why::NoReadyRevision { .. }) => {
+                answer.not_found(why)
+            }
             Err(why) => {
                 let (status, body) = explain_unserved(group, sent_host, sent_path, &why);
                 answer.plain(status, body.into(), why)
@@ -168,19 +194,16 @@ impl UrlMapPlan {
         }
     }
 
-    /// The backend service of an action, and the header action of its weighted entry.
-    pub(crate) fn backend<'p>(
-        &'p self,
-        action: &'p Action,
-        dice: u64,
-    ) -> (Option<&'p Arc<BackendServicePlan>>, Option<&'p HeaderAction>) {
+    /// The backend service of an action, of several the one that was chosen.
+    pub(crate) fn backend(
+        &self,
+        action: &Action,
+        weighted: Option<&WeightedService>,
+    ) -> Option<&Arc<BackendServicePlan>> {
         match &action.to {
-            To::Service(backend) => (self.linked(*backend), None),
-            To::Weighted(weighted) => match weighted.pick(dice) {
-                Some(entry) => (self.linked(entry.backend), Some(&entry.header_action)),
-                None => (None, None),
-            },
-            To::Redirect(_) | To::Nowhere => (None, None),
+            To::Service(backend) => self.linked(*backend),
+            To::Weighted(_) => self.linked(weighted?.backend),
+            To::Redirect(_) | To::Nowhere => None,
         }
     }
 
@@ -261,10 +284,19 @@ pub(crate) fn resolve<'p>(
     let host = mask_host(authority);
     // Lower-casing ASCII keeps UTF-8 what it was.
     let host = std::str::from_utf8(&host).unwrap_or_default();
-    let (name, tag) = named(group, host, path).ok_or(Why::MaskMismatch)?;
-    let region = group.name.region().unwrap_or_default();
-    let services = fleet.services_in(&group.name.project, region);
-    let Some(service) = services.and_then(|services| services.get(name)) else {
+    let (name, tag, service) = match group.by_address {
+        true => match fleet.by_host(host) {
+            Some(found) => (&*found.service.name().name, found.tag, Some(found.service)),
+            None => (host, None, None),
+        },
+        false => {
+            let (name, tag) = named(group, host, path).ok_or(Why::MaskMismatch)?;
+            let region = group.name.region().unwrap_or_default();
+            let services = fleet.services_in(&group.name.project, region);
+            (name, tag, services.and_then(|services| services.get(name)))
+        }
+    };
+    let Some(service) = service else {
         return Err(Why::ServiceNotFound { service: name.to_string() });
     };
     let no_revision = || Why::NoReadyRevision { service: name.to_string() };
@@ -336,6 +368,15 @@ impl<'p> Answer<'p> {
         if !respond.body.is_empty() {
             respond.headers.push(("content-type", "text/plain".to_string()));
         }
+        Decision::Respond(respond)
+    }
+
+    /// Google's page for an address nobody has.
+    fn not_found(self, why: Why) -> Decision<'p> {
+        let page = AccessVerdict::WrongIngress.refusal("");
+        let (status, body) = page.map_or((404, String::new()), |page| (page.status, page.body));
+        let mut respond = self.respond(status, Cow::Owned(body), why);
+        respond.headers.push(("content-type", HTML.to_string()));
         Decision::Respond(respond)
     }
 

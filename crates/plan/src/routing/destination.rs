@@ -112,7 +112,8 @@ impl<'m> Compiler<'m> {
         at: &At<'_>,
         services: &'m [WeightedBackendService],
     ) -> Option<Weighted> {
-        let mut weighted = Weighted::default();
+        let mut weighted = Vec::new();
+        let mut total = 0;
         for (i, service) in services.iter().enumerate() {
             let at = at.item("weightedBackendServices", i);
             if service.weight > WEIGHT_MAX {
@@ -120,10 +121,10 @@ impl<'m> Compiler<'m> {
                 self.faults.invalid(&at.field("weight"), service.weight, why);
                 return None;
             }
-            weighted.total += service.weight;
+            total += service.weight;
             let header_at = at.field("headerAction");
-            weighted.services.push(WeightedService {
-                up_to: weighted.total,
+            weighted.push(WeightedService {
+                up_to: total,
                 weight: service.weight,
                 backend: self.backend(&service.service),
                 header_action: header_action::compile(
@@ -133,12 +134,12 @@ impl<'m> Compiler<'m> {
                 ),
             });
         }
-        if weighted.total == 0 {
+        if total == 0 {
             let why = "The sum of the weights must be greater than 0.";
             self.faults.invalid(&at.field("weightedBackendServices"), 0, why);
             return None;
         }
-        Some(weighted)
+        Some(Weighted::new(weighted))
     }
 
     fn redirect(&mut self, at: &At<'_>, redirect: &UrlRedirect) -> To {

@@ -9,7 +9,7 @@ mod nearness;
 mod text;
 
 use super::UrlMapPlan;
-use super::action::{Action, PathRewrite, To};
+use super::action::{Action, PathRewrite, To, WeightedService};
 use super::decide::{Located, Rule, UNMATCHED, mask_host, named};
 use super::paths::PathPattern;
 use super::predicate::PathPredicate;
@@ -133,7 +133,8 @@ impl UrlMapPlan {
         dice: u64,
     ) -> Explanation {
         let located = self.rules.locate(head);
-        let decision = self.act(located, fleet, head, dice);
+        let weighted = located.action.drawn(dice);
+        let decision = self.act(located, weighted, fleet, head, dice);
         let mut explanation = Explanation {
             request: format!("{head:?}"),
             url_map: self.name.to_string(),
@@ -158,9 +159,9 @@ impl UrlMapPlan {
                 responded(respond)
             }
         };
-        explanation.endpoint_group = self.endpoint_group(&located, head, dice, &decision);
+        explanation.endpoint_group = self.endpoint_group(&located, weighted, head, &decision);
         if let Some(share) = explanation.shares.iter().find(|share| share.chosen)
-            && self.backend(located.action, dice).0.is_none()
+            && self.backend(located.action, weighted).is_none()
         {
             explanation.answer.summary =
                 format!("goes to {}, about which nothing is known here", share.backend_service);
@@ -206,7 +207,7 @@ impl UrlMapPlan {
             }
             To::Weighted(weighted) => {
                 let chosen = weighted.pick(dice).map(|chosen| chosen.up_to);
-                let share = |service: &super::action::WeightedService| Share {
+                let share = |service: &WeightedService| Share {
                     backend_service: name(service.backend),
                     weight: Some(service.weight),
                     percent: 100.0 * f64::from(service.weight) / f64::from(weighted.total.max(1)),
@@ -234,11 +235,11 @@ impl UrlMapPlan {
     fn endpoint_group(
         &self,
         located: &Located<'_>,
+        weighted: Option<&WeightedService>,
         head: &RequestHead<'_>,
-        dice: u64,
         decision: &Decision<'_>,
     ) -> Option<EndpointGroupExplanation> {
-        let group = self.backend(located.action, dice).0?.endpoints.as_deref()?;
+        let group = self.backend(located.action, weighted)?.endpoints.as_deref()?;
         let (authority, path) = sent(located, head, decision);
         let host = mask_host(&authority);
         let host = std::str::from_utf8(&host).unwrap_or_default();
