@@ -32,6 +32,10 @@ fn the_how_to_runs_by_gcloud() -> Result<()> {
     let https = forwarding_address(&gcloud, "hello-https-fr")?;
     create_client(&gcloud)?;
 
+    let ask = "curl -sS -H Metadata-Flavor:Google";
+    let at = "http://metadata.google.internal/computeMetadata/v1/instance/name";
+    let name = gcloud.ssh("vm-client", &format!("{ask} {at}"))?;
+    assert_eq!(name.trim(), "vm-client");
     let page = gcloud.ssh("vm-client", &format!("curl -sS http://{http}"))?;
     assert!(page.contains(HELLO), "{page}");
     let curl = format!("curl -k -s https://{DOMAIN}:443 --connect-to {DOMAIN}:443:{https}:443");

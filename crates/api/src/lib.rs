@@ -10,6 +10,7 @@ pub mod error;
 pub mod http;
 pub mod jwt;
 pub mod logging;
+pub mod metadata;
 pub mod oauth;
 pub mod observed;
 pub mod platform;

@@ -84,6 +84,7 @@ fn spec(image: &ResolvedImage, number: usize) -> Arc<InstanceSpec> {
         volumes: Vec::new(),
         startup_boost: false,
         host_name: "localhost".to_owned(),
+        revision_plan: None,
     })
 }
 

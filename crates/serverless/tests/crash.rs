@@ -45,6 +45,7 @@ fn spec(directory: &Path, number: usize) -> InstanceSpec {
         volumes: Vec::new(),
         startup_boost: false,
         host_name: "localhost".to_owned(),
+        revision_plan: None,
     }
 }
 

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serverless::runtime::launch::launch;
 use serverless::runtime::{DockerConfig, DockerRuntime, LogSink, Runtime};
-use support::{Lines, World, get, root, suite, until};
+use support::{surroundings, Lines, World, get, root, suite, until};
 
 /// An engine of our own, ended when dropped.
 struct Engine {
@@ -62,13 +62,12 @@ impl Engine {
     async fn world(&self) -> World {
         let directory = World::prepare();
         let lines = Arc::new(Lines::default());
-        let runtime = DockerRuntime::open(DockerConfig {
+        let config = DockerConfig {
             socket: self.socket(),
             directory: directory.path().join("runtime"),
             sink: Arc::clone(&lines) as Arc<dyn LogSink>,
-        })
-        .await
-        .unwrap();
+        };
+        let runtime = DockerRuntime::open_in(config, surroundings()).await.unwrap();
         let mark = runtime.mark().to_owned();
         World { directory, runtime: Arc::new(runtime), mark, lines, limits_memory: true }
     }
@@ -100,6 +99,7 @@ async fn docker_engine_passes_the_suite() {
     let Some(engine) = Engine::start().await else { return };
     run_suite! { engine;
         an_instance_serves_and_leaves_nothing_behind
+        a_container_asks_about_itself_and_still_has_port_80
         the_environment_is_the_images_then_the_users_then_the_platforms
         user_and_working_directory_are_as_the_image_says
         a_container_that_eats_too_much_is_killed_and_told_apart

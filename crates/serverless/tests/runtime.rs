@@ -29,6 +29,7 @@ macro_rules! suite_on_the_embedded_runtime {
 
 suite_on_the_embedded_runtime! {
     an_instance_serves_and_leaves_nothing_behind
+    a_container_asks_about_itself_and_still_has_port_80
     the_environment_is_the_images_then_the_users_then_the_platforms
     user_and_working_directory_are_as_the_image_says
     a_container_that_eats_too_much_is_killed_and_told_apart
@@ -110,7 +111,7 @@ async fn a_container_is_confined() {
         ),
         ("/list/sys/firmware", ""),
         ("/file/proc/1/cmdline", "/subject\x00serve\x000.0.0.0:PORT\x00"),
-        ("/file/etc/hosts", "127.0.0.1 localhost app\n::1 localhost\n"),
+        ("/file/etc/hosts", "127.0.0.1 localhost app\n::1 localhost\n169.254.169.254 metadata.google.internal metadata\n"),
         ("/file/proc/sys/kernel/hostname", "localhost\n"),
     ];
     for (path, expected) in cases {

@@ -6,6 +6,7 @@
 //!
 //! Invariant: plans are carried out in ascending order, and a number is reported after everything of it.
 
+use crate::joins::metadata::MachineMetadata;
 use crate::joins::observed::Progress;
 use model::ResourceName;
 use plan::Plan;
@@ -23,6 +24,7 @@ pub(crate) struct Applier {
     pub(crate) fleet: Fleet,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) metadata: Arc<MachineMetadata>,
 }
 
 impl Applier {
@@ -57,7 +59,13 @@ impl Applier {
             self.serve(&Arc::new(remaining)).await;
         }
         let (vpc, networks) = (self.vpc.clone(), plan.networks.clone());
-        match tokio::task::spawn_blocking(move || vpc.apply(&networks)).await {
+        let metadata = self.metadata.clone();
+        let apply = move || {
+            let failures = vpc.apply(&networks);
+            metadata.follow(&vpc, &networks);
+            failures
+        };
+        match tokio::task::spawn_blocking(apply).await {
             Ok(failed) => failures.extend(failed.into_iter().map(|failure| {
                 let message = chain(&failure.source);
                 (failure.resource, message)

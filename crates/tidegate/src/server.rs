@@ -12,18 +12,21 @@ use crate::joins::callers::IssuedTokens;
 use crate::joins::endpoints::FleetEndpoints;
 use crate::joins::instance_port::VpcPorts;
 use crate::joins::logs::ContainerLogs;
+use crate::joins::metadata::{ContainerMetadata, MachineMetadata};
 use crate::joins::observed::Progress;
 use crate::joins::run_apps::RunApps;
 use crate::joins::sockets::VpcSockets;
 use crate::metrics;
 use anyhow::{Context, bail};
 use api::door::{self, Door};
+use api::metadata::Metadata;
 use api::{Api, Front, Machine, Observed, Platform, World};
 use plan::Plan;
+use plan::network::Networks;
 use serverless::fleet::{Fleet, FleetOptions, RevisionOutcome, SecretFiles, StoreImages};
 use serverless::images::{ImageStore, ImageStoreConfig};
 use serverless::logs::LogStore;
-use serverless::runtime::{EmbeddedConfig, EmbeddedRuntime, HelperProgram, Runtime};
+use serverless::runtime::{EmbeddedConfig, EmbeddedRuntime, HelperProgram, Runtime, Surroundings};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,11 +129,12 @@ impl Server {
         for task in self.parts.tasks {
             task.abort();
         }
-        let Applier { vpc, fleet, proxy, .. } = &*self.parts.applier;
+        let Applier { vpc, fleet, proxy, metadata, .. } = &*self.parts.applier;
         let draining = proxy.clone();
         tokio::task::spawn_blocking(move || draining.drain(DRAIN_PATIENCE)).await?;
         fleet.stop(DRAIN_PATIENCE).await;
         self.parts.runtime.shut_down().await;
+        metadata.follow(vpc, &Networks::default());
         let vpc = vpc.clone();
         let failures = tokio::task::spawn_blocking(move || vpc.down()).await?;
         if failures.is_empty() {
@@ -165,7 +169,10 @@ impl Parts {
         let credentials = options.registry_config.clone();
         let images = ImageStore::open(ImageStoreConfig { directory, credentials })
             .context("could not open the image store")?;
-        let runtime = open_runtime(dir, &logs).await?;
+        let metadata = Metadata::new(api.clone(), identity.clone());
+        let surroundings =
+            Surroundings { metadata: Some(Arc::new(ContainerMetadata(metadata.clone()))) };
+        let runtime = open_runtime(dir, &logs, surroundings).await?;
         let (fleet, outcomes) = Fleet::start(FleetOptions::new(
             runtime.clone(),
             Arc::new(StoreImages::new(images.clone())),
@@ -173,7 +180,9 @@ impl Parts {
             logs,
         ));
         let proxy = Arc::new(start_proxy(options, &fleet, &vpc, &identity)?);
-        let applier = Arc::new(Applier { vpc, fleet, proxy, progress: progress.clone() });
+        let machines = Arc::new(MachineMetadata::new(metadata));
+        let applier =
+            Arc::new(Applier { vpc, fleet, proxy, progress: progress.clone(), metadata: machines });
         let tasks = vec![
             tokio::spawn(applier.clone().run(plans.clone())),
             tokio::spawn(progress.follow_instances()),
@@ -211,7 +220,7 @@ impl Parts {
 pub(crate) async fn clear(dir: &DataDir) -> anyhow::Result<()> {
     let _held = dir.hold()?;
     let vpc = Vpc::open(dir.root()).context("could not open the VPC part")?;
-    let runtime = open_runtime(dir, &LogStore::new()).await?;
+    let runtime = open_runtime(dir, &LogStore::new(), Surroundings::default()).await?;
     runtime.shut_down().await;
     let failures = tokio::task::spawn_blocking(move || vpc.down()).await?;
     if failures.is_empty() {
@@ -221,14 +230,19 @@ pub(crate) async fn clear(dir: &DataDir) -> anyhow::Result<()> {
     bail!("something is left on the host:\n  {}", failures.join("\n  "))
 }
 
-async fn open_runtime(dir: &DataDir, logs: &Arc<LogStore>) -> anyhow::Result<Arc<dyn Runtime>> {
-    let (runtime, problems) = EmbeddedRuntime::open(EmbeddedConfig {
+async fn open_runtime(
+    dir: &DataDir,
+    logs: &Arc<LogStore>,
+    surroundings: Surroundings,
+) -> anyhow::Result<Arc<dyn Runtime>> {
+    let config = EmbeddedConfig {
         directory: dir.join("runtime"),
         helper: HelperProgram::this_program(),
         sink: logs.clone(),
         spare_helpers: SPARE_HELPERS,
-    })
-    .context("could not open the container runtime")?;
+    };
+    let (runtime, problems) = EmbeddedRuntime::open_in(config, surroundings)
+        .context("could not open the container runtime")?;
     for problem in problems {
         tracing::warn!("{problem}");
     }

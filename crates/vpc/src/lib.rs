@@ -18,6 +18,6 @@ mod vpc;
 
 pub use error::{Failure, VpcError};
 pub use instance::{InstanceStatus, Observation, helper_main};
-pub use network::TUNNEL_ADDRESS;
+pub use network::{METADATA_ADDRESS, TUNNEL_ADDRESS};
 pub use requirements::{Requirement, requirements};
 pub use vpc::Vpc;

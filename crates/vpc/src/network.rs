@@ -16,6 +16,9 @@ use std::sync::Arc;
 /// The address connections through the SSH tunnel come from, one of Google's range for them.
 pub const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(35, 235, 240, 1);
 
+/// The address of the metadata server, in every network.
+pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
 /// Finished connections are forgotten soon: at the default of two minutes, a load test of some thousand
 /// connections a second fills the kernel's table. The options are there once a ruleset tracks.
 const CONNECTION_TRACKING: [(&str, &str); 2] = [
@@ -118,7 +121,8 @@ fn differ_in_frontends_only(before: &NetworkPlan, plan: &NetworkPlan) -> bool {
 async fn reconcile(links: &links::Links, plan: &NetworkPlan) -> Result<(), VpcError> {
     let own = plan.subnets.iter().filter(|subnet| subnet.purpose.takes_addresses());
     let gateways = own.map(|subnet| subnet.gateway);
-    let addresses: BTreeSet<Ipv4Addr> = gateways.chain(plan.frontends.iter().copied()).collect();
+    let own = gateways.chain([METADATA_ADDRESS]);
+    let addresses: BTreeSet<Ipv4Addr> = own.chain(plan.frontends.iter().copied()).collect();
     links.set_loopback_addresses(&addresses).await?;
 
     let names: BTreeSet<String> = plan.instances.values().map(|i| nft::link_name(i.id)).collect();

@@ -241,6 +241,7 @@ pub(crate) fn standing_instance() -> Arc<dyn Instance> {
             volumes: Vec::new(),
             startup_boost: false,
             host_name: String::new(),
+            revision_plan: None,
         }),
         exit: watch::Sender::new(None),
         allowances: Mutex::default(),

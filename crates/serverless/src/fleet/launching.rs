@@ -51,7 +51,7 @@ pub(crate) async fn resolve_images(
 /// Starts one instance and waits until it may take requests.
 pub(crate) async fn launch_instance(
     options: &FleetOptions,
-    revision: &RevisionPlan,
+    revision: &Arc<RevisionPlan>,
     id: InstanceId,
     images: &Images,
 ) -> Result<LiveInstance, LaunchFailure> {

@@ -26,7 +26,7 @@ pub(crate) type Images = BTreeMap<String, ResolvedImage>;
 
 /// The specification of one instance, or why a secret it needs cannot be had.
 pub(crate) fn instance_spec(
-    plan: &RevisionPlan,
+    plan: &Arc<RevisionPlan>,
     id: InstanceId,
     images: &Images,
     secrets: &dyn SecretSource,
@@ -48,6 +48,7 @@ pub(crate) fn instance_spec(
         volumes: volumes(revision, project, secrets)?,
         startup_boost: revision.startup_cpu_boost,
         host_name: "localhost".to_owned(),
+        revision_plan: Some(Arc::clone(plan)),
     })
 }
 

@@ -19,6 +19,7 @@ use oci_spec::runtime::{
 };
 
 use super::limits::OPEN_FILES_MAX;
+use super::metadata::{METADATA_ADDRESS, METADATA_NAMES};
 use super::orders::{ContainerPlan, PlannedSource, PlannedVolume};
 use super::{ContainerSpec, InstanceSpec, StartError, Volume, VolumeSource};
 
@@ -131,7 +132,8 @@ fn hosts(instance: &InstanceSpec) -> String {
     names.extend(instance.containers.iter().map(|container| container.name.as_str()));
     let mut seen = HashSet::new();
     names.retain(|name| seen.insert(*name));
-    format!("127.0.0.1 {}\n::1 localhost\n", names.join(" "))
+    let metadata = format!("{METADATA_ADDRESS} {METADATA_NAMES}");
+    format!("127.0.0.1 {}\n::1 localhost\n{metadata}\n", names.join(" "))
 }
 
 fn absolute(path: &str) -> String {

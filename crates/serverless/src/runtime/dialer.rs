@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -19,6 +19,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::sync::oneshot;
 
+use super::metadata;
 use super::sandbox::{INSTANCE_ADDRESS, bring_loopback_up};
 
 /// A thread that makes sockets in other network namespaces.
@@ -37,7 +38,7 @@ struct Request {
 #[derive(Debug)]
 enum Errand {
     Dial { port: u16, answer: oneshot::Sender<io::Result<TcpStream>> },
-    BringUp { answer: oneshot::Sender<io::Result<()>> },
+    BringUp { answer: oneshot::Sender<io::Result<TcpListener>> },
 }
 
 impl Dialer {
@@ -55,7 +56,10 @@ impl Dialer {
                         let _ = answer.send(went.and_then(|_visit| connect(port)));
                     }
                     Errand::BringUp { answer } => {
-                        let _ = answer.send(went.and_then(|_visit| bring_loopback_up()));
+                        let up = went.and_then(|_visit| {
+                            bring_loopback_up().and_then(|()| metadata::listen())
+                        });
+                        let _ = answer.send(up);
                     }
                 }
             }
@@ -72,8 +76,8 @@ impl Dialer {
     }
 
     /// Sets the loopback device of a network up that somebody else made, with the address
-    /// instances are reached at.
-    pub(crate) async fn bring_up(&self, namespace: Arc<OwnedFd>) -> io::Result<()> {
+    /// instances are reached at; answers with the socket of its metadata server.
+    pub(crate) async fn bring_up(&self, namespace: Arc<OwnedFd>) -> io::Result<TcpListener> {
         let (answer, wait) = oneshot::channel();
         self.send(namespace, Errand::BringUp { answer })?;
         wait.await.map_err(|_| ended())?

@@ -22,8 +22,8 @@ use super::limits::PROCESSES_MAX;
 use super::link::Link;
 use super::orders::{PlannedGroup, SandboxPlan};
 use super::{
-    Allowance, Instance, InstanceSpec, LogSink, Pending, Reconciled, Runtime, StartError, bundle,
-    mark_of,
+    Allowance, Instance, InstanceSpec, LogSink, Pending, Reconciled, Runtime, StartError,
+    Surroundings, bundle, mark_of,
 };
 
 /// What the embedded runtime needs to know.
@@ -64,6 +64,7 @@ pub struct EmbeddedRuntime {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) config: EmbeddedConfig,
+    pub(crate) surroundings: Surroundings,
     /// Derived from the directory: what tells our leftovers from another server's.
     pub(crate) mark: String,
     pub(crate) cgroups: Cgroups,
@@ -80,12 +81,21 @@ impl EmbeddedRuntime {
     /// Opens the runtime; its tasks run where this is called, inside a tokio runtime. What the host
     /// cannot limit is told in words, for the log.
     pub fn open(config: EmbeddedConfig) -> io::Result<(EmbeddedRuntime, Vec<String>)> {
+        EmbeddedRuntime::open_in(config, Surroundings::default())
+    }
+
+    /// Like [`EmbeddedRuntime::open`], for instances that have somebody around them.
+    pub fn open_in(
+        config: EmbeddedConfig,
+        surroundings: Surroundings,
+    ) -> io::Result<(EmbeddedRuntime, Vec<String>)> {
         let instances = config.directory.join("instances");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&instances)?;
         let mark = mark_of(&fs::canonicalize(&config.directory)?);
         let (cgroups, problems) = Cgroups::open(&mark);
         let inner = Inner {
             config,
+            surroundings,
             mark,
             cgroups,
             dialer: Dialer::start()?,

@@ -27,6 +27,7 @@ use seccompiler::BpfProgram;
 
 use super::bundle::{self, ContainerPaths};
 use super::complaints;
+use super::metadata;
 use super::orders::{self, ContainerPlan, ExitStatus, Inbox, Order, Report, SandboxPlan};
 use super::program::Program;
 use super::sandbox;
@@ -95,7 +96,8 @@ impl Helper {
     fn make_ready(&mut self) -> io::Result<()> {
         sandbox::enter_own_namespaces()?;
         self.filters = seccomp::filters().map_err(io::Error::other)?;
-        self.report(&Report::Ready)
+        let listener = metadata::listen()?;
+        orders::send(self.control.as_fd(), &Report::Ready, &[listener.as_fd()])
     }
 
     fn report(&self, report: &Report) -> io::Result<()> {

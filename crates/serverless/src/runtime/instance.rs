@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -132,6 +132,8 @@ pub(crate) struct InstanceTask {
     gone: watch::Sender<bool>,
     namespace: Arc<Mutex<Option<Arc<OwnedFd>>>>,
     tail: Arc<LogTail>,
+    /// Answers the instance's questions about itself.
+    metadata: Option<JoinHandle<()>>,
     starting: BTreeMap<String, oneshot::Sender<Result<(), StartError>>>,
     /// Containers that run, with the tasks that read their outputs.
     running: BTreeMap<String, Vec<JoinHandle<()>>>,
@@ -146,8 +148,9 @@ impl InstanceTask {
         spec: Arc<InstanceSpec>,
         plans: BTreeMap<String, ContainerPlan>,
         groups: BTreeMap<String, ContainerGroup>,
-        link: Link,
+        mut link: Link,
     ) -> Arc<dyn Instance> {
+        let metadata = answer_questions(&runtime, &spec, link.metadata.take());
         let (commands, inbox) = mpsc::unbounded_channel();
         let (exit, exit_seen) = watch::channel(None);
         let (gone, gone_seen) = watch::channel(false);
@@ -175,6 +178,7 @@ impl InstanceTask {
             gone,
             namespace,
             tail,
+            metadata,
             starting: BTreeMap::new(),
             running: BTreeMap::new(),
             stopping: false,
@@ -341,8 +345,13 @@ impl InstanceTask {
             ExitCause::HelperLost
         };
         *self.namespace.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let InstanceTask { link, groups, runtime, id, exit, gone, .. } = self;
+        let InstanceTask { link, groups, runtime, id, exit, gone, metadata, .. } = self;
         link.end().await;
+        if let Some(answering) = metadata {
+            answering.abort();
+            // Its sockets keep the network alive until it is gone.
+            let _ = answering.await;
+        }
         remove_groups(&groups, &id).await;
         if let Err(error) = fs::remove_dir(runtime.instance_directory(id.as_str())) {
             tracing::warn!(instance = %id, %error, "the instance's directory stays");
@@ -356,6 +365,17 @@ impl InstanceTask {
         });
         gone.send_replace(true);
     }
+}
+
+/// Lets the metadata server answer on the socket, if there is one and it knows whom.
+fn answer_questions(
+    runtime: &Inner,
+    spec: &InstanceSpec,
+    listener: Option<TcpListener>,
+) -> Option<JoinHandle<()>> {
+    let server = runtime.surroundings.metadata.as_ref()?;
+    let serving = server.serve(&spec.id, spec.revision_plan.as_ref()?, listener?);
+    Some(runtime.tasks.spawn(serving))
 }
 
 /// The helper was the parent of everything in the groups; what is left is killed by the kernel or

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Stdio;
@@ -34,6 +35,8 @@ pub(crate) struct Link {
     inbox: Inbox,
     /// The network namespace of the instance.
     pub(crate) namespace: Arc<OwnedFd>,
+    /// The metadata server's socket in that network, until somebody answers there.
+    pub(crate) metadata: Option<TcpListener>,
 }
 
 impl Link {
@@ -61,8 +64,9 @@ impl Link {
         }
         let process = link.child.id().ok_or_else(|| io::Error::other("the helper ended"))?;
         let namespace = File::open(format!("/proc/{process}/ns/net"))?;
-        let Starting { child, control, inbox } = link;
-        Ok(Link { child, control, inbox, namespace: Arc::new(namespace.into()) })
+        let Starting { child, control, mut inbox } = link;
+        let metadata = inbox.take_descriptors().pop().map(TcpListener::from);
+        Ok(Link { child, control, inbox, namespace: Arc::new(namespace.into()), metadata })
     }
 
     /// Makes the helper the sandbox of an instance.

@@ -31,9 +31,11 @@ pub mod launch;
 mod leftovers;
 mod link;
 mod logs;
+mod metadata;
 mod orders;
 pub mod probes;
 mod program;
+mod rewriting;
 mod sandbox;
 mod seccomp;
 pub mod spec;
@@ -49,6 +51,7 @@ use sha2::{Digest, Sha256};
 pub use docker::{DockerConfig, DockerRuntime};
 pub use embedded::{EmbeddedConfig, EmbeddedRuntime, HelperProgram};
 pub use helper::{HELPER_ARGUMENT, helper_main};
+pub use metadata::{METADATA_ADDRESS, MetadataServer};
 pub use spec::{
     ContainerSpec, InstanceId, InstanceSpec, Limits, Probe, ProbeAction, Probes, Volume,
     VolumeFile, VolumeMount, VolumeSource,
@@ -155,6 +158,13 @@ impl std::fmt::Display for ExitCause {
             ExitCause::Stopped => out.write_str("was stopped"),
         }
     }
+}
+
+/// Who answers and connects the instances of a runtime; those without are on their own.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Who answers what containers ask about themselves.
+    pub metadata: Option<Arc<dyn MetadataServer>>,
 }
 
 /// Which of its two outputs a container wrote to.

@@ -35,7 +35,8 @@ pub(crate) enum Order {
 /// What the helper tells the server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// The namespaces exist; the helper waits for its instance.
+    /// The namespaces exist; the helper waits for its instance. The socket of the metadata server
+    /// comes beside this frame.
     Ready,
     /// The instance's directory is set up.
     Prepared,

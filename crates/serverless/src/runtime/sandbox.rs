@@ -311,19 +311,27 @@ fn failed(step: &str, error: nix::Error) -> io::Error {
 
 /// Sets the loopback device up and gives it the address the instance is reached at.
 pub(crate) fn bring_loopback_up() -> io::Result<()> {
-    let control = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let control = control_socket()?;
     // SAFETY: an all-zero ifreq is a valid one: names and addresses of zero.
     #[allow(unsafe_code)]
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     name_device(&mut request, b"lo");
     request.ifr_ifru.ifru_flags = small(libc::IFF_UP | libc::IFF_RUNNING)?;
     configure(&control, libc::SIOCSIFFLAGS, &request)?;
+    add_loopback_address(1, INSTANCE_ADDRESS)
+}
 
-    name_device(&mut request, b"lo:1");
+/// Gives the loopback device another address; each has a number of its own.
+pub(crate) fn add_loopback_address(number: u8, address: Ipv4Addr) -> io::Result<()> {
+    let control = control_socket()?;
+    // SAFETY: an all-zero ifreq is a valid one: names and addresses of zero.
+    #[allow(unsafe_code)]
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    name_device(&mut request, format!("lo:{number}").as_bytes());
     let address = libc::sockaddr_in {
         sin_family: small(libc::AF_INET)?,
         sin_port: 0,
-        sin_addr: libc::in_addr { s_addr: u32::from(INSTANCE_ADDRESS).to_be() },
+        sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
         sin_zero: [0; 8],
     };
     // SAFETY: sockaddr_in and sockaddr have the same size and both are plain numbers.
@@ -331,6 +339,10 @@ pub(crate) fn bring_loopback_up() -> io::Result<()> {
     let address = unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
     request.ifr_ifru.ifru_addr = address;
     configure(&control, libc::SIOCSIFADDR, &request)
+}
+
+fn control_socket() -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
 /// The kernel's structures keep some of its numbers in fewer bits than their constants have.

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use plan::fleet::RevisionPlan;
+
 use crate::images::ResolvedImage;
 
 /// The name of an instance: lower-case letters, digits and hyphens, unique for this server.
@@ -56,6 +58,9 @@ pub struct InstanceSpec {
     pub startup_boost: bool,
     /// The host name seen inside; Cloud Run says `localhost`.
     pub host_name: String,
+    /// What it is an instance of: whose identity it has, and which network it is attached to.
+    /// Without, it has neither.
+    pub revision_plan: Option<Arc<RevisionPlan>>,
 }
 
 impl InstanceSpec {

@@ -12,12 +12,17 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use model::run::{PortProtocol, Revision, RevisionScaling};
+use model::{Kind, ResourceName};
+use plan::fleet::RevisionPlan;
 use serverless::images::{ImageConfig, ImagePin, ResolvedImage};
 use serverless::runtime::launch::{LiveInstance, StartFailure, launch};
 use serverless::runtime::{
     ContainerSpec, EmbeddedConfig, EmbeddedRuntime, HelperProgram, Instance, InstanceId,
-    InstanceSpec, Limits, LogLine, LogSink, Probes, Reconciled, Runtime,
+    InstanceSpec, Limits, LogLine, LogSink, MetadataServer, Pending, Probes, Reconciled, Runtime,
+    Surroundings,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Whether the test may go on; says why not.
 pub fn root() -> bool {
@@ -76,6 +81,66 @@ impl Lines {
     }
 }
 
+/// A metadata server that tells everybody who they are.
+#[derive(Debug)]
+pub struct WhoAmI;
+
+impl MetadataServer for WhoAmI {
+    fn serve(
+        &self,
+        instance: &InstanceId,
+        revision: &Arc<RevisionPlan>,
+        listener: std::net::TcpListener,
+    ) -> Pending<'static, ()> {
+        let text = format!("{instance} of {}", revision.name.name);
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        Box::pin(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut question = [0; 4096];
+                let _ = stream.read(&mut question).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        })
+    }
+}
+
+pub fn surroundings() -> Surroundings {
+    Surroundings { metadata: Some(Arc::new(WhoAmI)) }
+}
+
+/// A revision as the plan has it; what the containers run is said elsewhere.
+pub fn revision_plan() -> Arc<RevisionPlan> {
+    let name = |kind, name| ResourceName::regional("p", "us-west1", kind, name);
+    let declared = Revision {
+        name: name(Kind::Revision, "shop-00001-abc"),
+        id: 7,
+        service: name(Kind::Service, "shop"),
+        generation: 1,
+        containers: Vec::new(),
+        volumes: Vec::new(),
+        concurrency: 80,
+        timeout_seconds: 300,
+        scaling: RevisionScaling::default(),
+        cpu_idle: true,
+        startup_cpu_boost: false,
+        session_affinity: false,
+        service_account: None,
+        execution_environment: None,
+        vpc_access: None,
+        outcome: None,
+    };
+    Arc::new(RevisionPlan {
+        id: declared.id,
+        name: declared.name.clone(),
+        port: 8080,
+        protocol: PortProtocol::Http1,
+        concurrency: 80,
+        timeout: Duration::from_secs(300),
+        declared: Arc::new(declared),
+    })
+}
+
 /// A runtime with a directory of its own and an image with the test program.
 pub struct World {
     pub directory: tempfile::TempDir,
@@ -107,13 +172,13 @@ impl World {
     pub async fn with_spares(spare_helpers: usize) -> World {
         let directory = World::prepare();
         let lines = Arc::new(Lines::default());
-        let (runtime, problems) = EmbeddedRuntime::open(EmbeddedConfig {
+        let config = EmbeddedConfig {
             directory: directory.path().join("runtime"),
             helper: helper(),
             sink: Arc::clone(&lines) as Arc<dyn LogSink>,
             spare_helpers,
-        })
-        .unwrap();
+        };
+        let (runtime, problems) = EmbeddedRuntime::open_in(config, surroundings()).unwrap();
         for problem in problems {
             eprintln!("NOTE: {problem}");
         }
@@ -142,6 +207,7 @@ impl World {
             volumes: Vec::new(),
             startup_boost: false,
             host_name: "localhost".to_owned(),
+            revision_plan: Some(revision_plan()),
         }
     }
 

@@ -103,6 +103,19 @@ fn serve(address: &str) -> ! {
     process::exit(0)
 }
 
+fn fetch(target: &str) -> std::io::Result<String> {
+    let (host, path) = target.split_once('/').unwrap_or((target, ""));
+    let mut stream = TcpStream::connect(host)?;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "GET /{path} HTTP/1.1\r\nHost: {host}\r\nMetadata-Flavor: Google\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut text)?;
+    Ok(text.split_once("\r\n\r\n").map_or(text.clone(), |(_, body)| body.to_owned()))
+}
+
 fn answer(mut stream: TcpStream) {
     let mut line = String::new();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -145,6 +158,8 @@ fn answer(mut stream: TcpStream) {
             200,
             TcpStream::connect(argument).map_or_else(|e| e.to_string(), |_| "connected".to_owned()),
         ),
+        // fetch/HOST:PORT/PATH, with the header the metadata server wants.
+        "fetch" => (200, fetch(argument).unwrap_or_else(|error| error.to_string())),
         "term" => {
             match argument {
                 "handle" => unsafe { signal(SIGTERM, leave as *const () as usize) },

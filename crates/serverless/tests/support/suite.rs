@@ -25,6 +25,35 @@ pub async fn an_instance_serves_and_leaves_nothing_behind(world: World) {
     world.end().await;
 }
 
+pub async fn a_container_asks_about_itself_and_still_has_port_80(world: World) {
+    let mut spec = world.spec("one", SERVE);
+    let other = ["serve", "0.0.0.0:80"];
+    spec.containers.push(container("other", world.image(), &other));
+    let live = world.launch(spec).await.unwrap();
+    let ask = async |path: &str| get(live.instance(), path).await.1;
+    assert_eq!(ask("/fetch/169.254.169.254:80/").await, "one of shop-00001-abc");
+    until_answer(&live, "/fetch/127.0.0.1:80/", "ok").await;
+    let hosts = ask("/file/etc/hosts").await;
+    assert!(hosts.contains("169.254.169.254"), "{hosts}");
+    assert!(hosts.contains("metadata.google.internal"), "{hosts}");
+    // Each instance has its own.
+    let second = world.launch(world.spec("two", SERVE)).await.unwrap();
+    let answer = get(second.instance(), "/fetch/169.254.169.254:80/").await;
+    assert_eq!(answer.1, "two of shop-00001-abc");
+    live.stop(GRACE).await;
+    second.stop(GRACE).await;
+    world.end().await;
+}
+
+/// A sidecar without a probe comes up when it does.
+async fn until_answer(live: &serverless::runtime::launch::LiveInstance, path: &str, text: &str) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while get(live.instance(), path).await.1 != text {
+        assert!(std::time::Instant::now() < deadline, "{path} does not answer");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 pub async fn the_environment_is_the_images_then_the_users_then_the_platforms(world: World) {
     let config = ImageConfig {
         environment: vec!["A=image".to_owned(), "B=image".to_owned(), "K_SERVICE=x".to_owned()],

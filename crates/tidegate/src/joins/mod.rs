@@ -6,6 +6,7 @@ pub(crate) mod callers;
 pub(crate) mod endpoints;
 pub(crate) mod instance_port;
 pub(crate) mod logs;
+pub(crate) mod metadata;
 pub(crate) mod observed;
 pub(crate) mod run_apps;
 pub(crate) mod sockets;

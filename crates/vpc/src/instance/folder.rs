@@ -15,6 +15,7 @@
 //! it, and makes home folders without following links.
 
 use crate::error::VpcError;
+use crate::network::METADATA_ADDRESS;
 use plan::network::{InstancePlan, SshKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -309,6 +310,7 @@ fn read_accounts(path: &Path) -> Result<BTreeMap<String, u32>, VpcError> {
 fn hosts_file(plan: &InstancePlan, hosts: &BTreeMap<String, Ipv4Addr>) -> String {
     let short = plan.hostname.split('.').next().unwrap_or("instance");
     let mut text = format!("127.0.0.1 localhost\n{} {} {short}\n", plan.address, plan.hostname);
+    let _ = writeln!(text, "{METADATA_ADDRESS} metadata.google.internal metadata");
     for (name, address) in hosts {
         let _ = writeln!(text, "{address} {name}");
     }
@@ -387,7 +389,8 @@ mod tests {
         assert!(folder.kept("home").join("zoe").is_dir());
         assert_eq!(
             read(&folder, "etc/hosts"),
-            "127.0.0.1 localhost\n10.1.2.2 vm.us-west1-a.c.p.internal vm\n10.1.2.3 db.internal\n"
+            "127.0.0.1 localhost\n10.1.2.2 vm.us-west1-a.c.p.internal vm\n\
+             169.254.169.254 metadata.google.internal metadata\n10.1.2.3 db.internal\n"
         );
     }
 }

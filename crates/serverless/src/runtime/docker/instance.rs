@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +35,7 @@ use crate::runtime::cgroups::{ContainerGroup, groups_of_process};
 use crate::runtime::helper::handles;
 use crate::runtime::limits::PROCESSES_MAX;
 use crate::runtime::logs::{Follower, LogTail, Output};
+use crate::runtime::metadata::{METADATA_ADDRESS, METADATA_NAMES};
 use crate::runtime::orders::ContainerPlan;
 use crate::runtime::{
     Allowance, ContainerSpec, Exit, ExitCause, Instance, InstanceId, InstanceSpec, LogLine,
@@ -63,6 +64,8 @@ struct Shared {
     started: AsyncMutex<Vec<Started>>,
     namespace: Mutex<Option<Arc<OwnedFd>>>,
     groups: Mutex<Vec<ContainerGroup>>,
+    /// Answers the instance's questions about itself.
+    metadata: Mutex<Option<JoinHandle<()>>>,
     tail: Arc<LogTail>,
     running: watch::Sender<usize>,
     exit: watch::Sender<Option<Exit>>,
@@ -93,6 +96,7 @@ impl DockerInstance {
             started: AsyncMutex::default(),
             namespace: Mutex::default(),
             groups: Mutex::default(),
+            metadata: Mutex::default(),
             tail: Arc::default(),
             running: watch::Sender::new(0),
             exit: watch::Sender::new(None),
@@ -246,7 +250,9 @@ impl Shared {
             if let Ok(namespace) = File::open(format!("/proc/{process}/ns/net")) {
                 let namespace: Arc<OwnedFd> = Arc::new(namespace.into());
                 let up = self.runtime.dialer.bring_up(Arc::clone(&namespace)).await;
-                up.map_err(|source| StartError::Host { step: "the instance's network", source })?;
+                let up = up
+                    .map_err(|source| StartError::Host { step: "the instance's network", source });
+                self.answer_questions(up?);
                 *self.namespace.lock().unwrap_or_else(PoisonError::into_inner) = Some(namespace);
             }
         }
@@ -256,6 +262,15 @@ impl Shared {
         let watching = Arc::clone(self).watch(container.name.clone(), id.to_owned(), reader);
         self.runtime.tasks.spawn(watching);
         Ok(process)
+    }
+
+    /// Lets the metadata server answer on the socket, if there is one and it knows whom.
+    fn answer_questions(&self, listener: TcpListener) {
+        let server = self.runtime.surroundings.metadata.as_ref();
+        let (Some(server), Some(revision)) = (server, &self.spec.revision_plan) else { return };
+        let serving = server.serve(&self.spec.id, revision, listener);
+        let serving = self.runtime.tasks.spawn(serving);
+        *self.metadata.lock().unwrap_or_else(PoisonError::into_inner) = Some(serving);
     }
 
     fn body(
@@ -270,7 +285,10 @@ impl Shared {
             let (source, options) = self.binds.get(volume)?;
             Some(format!("{source}:{inside}:{options}"))
         });
-        let names = self.spec.containers.iter().map(|each| format!("{}:127.0.0.1", each.name));
+        let containers = self.spec.containers.iter();
+        let names = containers.map(|each| format!("{}:127.0.0.1", each.name));
+        let metadata = METADATA_NAMES.split(' ').map(|name| format!("{name}:{METADATA_ADDRESS}"));
+        let names = names.chain(metadata);
         let host = HostConfig {
             memory: Some(memory),
             // The sum of memory and swap: no swap.
@@ -404,6 +422,12 @@ impl Shared {
             self.remove_container(&each.id).await;
         }
         *self.namespace.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let answering = self.metadata.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(answering) = answering {
+            answering.abort();
+            // Its sockets keep the network alive until it is gone.
+            let _ = answering.await;
+        }
         self.runtime.remove_volumes(self.spec.id.as_str()).await;
         self.exit.send_if_modified(|known| {
             let first = known.is_none();

@@ -33,8 +33,8 @@ use self::instance::DockerInstance;
 use super::dialer::Dialer;
 use super::sandbox::{plain_name, write_files};
 use super::{
-    Instance, InstanceSpec, LogSink, Pending, Reconciled, Runtime, StartError, Volume,
-    VolumeSource, bundle, mark_of,
+    Instance, InstanceSpec, LogSink, Pending, Reconciled, Runtime, StartError, Surroundings,
+    Volume, VolumeSource, bundle, mark_of,
 };
 use crate::images::ResolvedImage;
 use crate::images::export::docker_archive;
@@ -65,6 +65,7 @@ pub struct DockerRuntime {
 #[derive(Debug)]
 struct Inner {
     config: DockerConfig,
+    surroundings: Surroundings,
     mark: String,
     engine: Docker,
     dialer: Dialer,
@@ -76,6 +77,14 @@ struct Inner {
 impl DockerRuntime {
     /// Connects to the engine; its tasks run where this is called, inside a tokio runtime.
     pub async fn open(config: DockerConfig) -> io::Result<DockerRuntime> {
+        DockerRuntime::open_in(config, Surroundings::default()).await
+    }
+
+    /// Like [`DockerRuntime::open`], for instances that have somebody around them.
+    pub async fn open_in(
+        config: DockerConfig,
+        surroundings: Surroundings,
+    ) -> io::Result<DockerRuntime> {
         DirBuilder::new().recursive(true).mode(0o700).create(config.directory.join("volumes"))?;
         let mark = mark_of(&fs::canonicalize(&config.directory)?);
         let socket = config.socket.display().to_string();
@@ -84,6 +93,7 @@ impl DockerRuntime {
         let engine = engine.negotiate_version().await.map_err(io::Error::other)?;
         let inner = Inner {
             config,
+            surroundings,
             mark,
             engine,
             dialer: Dialer::start()?,
