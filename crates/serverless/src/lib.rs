@@ -8,6 +8,7 @@
 //! Invariant: no file of this crate routes a request: it is told the revision.
 
 pub mod autoscaler;
+pub mod builds;
 pub mod fleet;
 pub mod images;
 pub mod logs;

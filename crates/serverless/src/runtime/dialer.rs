@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -38,6 +38,7 @@ struct Request {
 #[derive(Debug)]
 enum Errand {
     Dial { port: u16, answer: oneshot::Sender<io::Result<TcpStream>> },
+    Listen { port: u16, answer: oneshot::Sender<io::Result<TcpListener>> },
     BringUp { answer: oneshot::Sender<io::Result<TcpListener>> },
 }
 
@@ -54,6 +55,9 @@ impl Dialer {
                 match request.errand {
                     Errand::Dial { port, answer } => {
                         let _ = answer.send(went.and_then(|_visit| connect(port)));
+                    }
+                    Errand::Listen { port, answer } => {
+                        let _ = answer.send(went.and_then(|_visit| listen(port)));
                     }
                     Errand::BringUp { answer } => {
                         let up = went.and_then(|_visit| {
@@ -72,6 +76,18 @@ impl Dialer {
     pub(crate) async fn dial(&self, namespace: Arc<OwnedFd>, port: u16) -> io::Result<TcpStream> {
         let (answer, wait) = oneshot::channel();
         self.send(namespace, Errand::Dial { port, answer })?;
+        wait.await.map_err(|_| ended())?
+    }
+
+    /// A nonblocking listening socket on the loopback address of the instance whose network this
+    /// is.
+    pub(crate) async fn listen(
+        &self,
+        namespace: Arc<OwnedFd>,
+        port: u16,
+    ) -> io::Result<TcpListener> {
+        let (answer, wait) = oneshot::channel();
+        self.send(namespace, Errand::Listen { port, answer })?;
         wait.await.map_err(|_| ended())?
     }
 
@@ -125,6 +141,12 @@ fn resting_place() -> io::Result<OwnedFd> {
 
 fn copied(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
+}
+
+fn listen(port: u16) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 fn connect(port: u16) -> io::Result<TcpStream> {

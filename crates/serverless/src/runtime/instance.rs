@@ -78,6 +78,16 @@ impl Instance for EmbeddedInstance {
         })
     }
 
+    fn listen(&self, port: u16) -> Pending<'_, io::Result<TcpListener>> {
+        let namespace = self.namespace.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(async move {
+            match namespace {
+                Some(namespace) => self.runtime.dialer.listen(namespace, port).await,
+                None => Err(io::ErrorKind::NotConnected.into()),
+            }
+        })
+    }
+
     fn exited(&self) -> Pending<'static, Exit> {
         let mut exit = self.exit.clone();
         Box::pin(async move {

@@ -41,7 +41,7 @@ mod seccomp;
 pub mod spec;
 
 use std::future::Future;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -84,6 +84,12 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
 
     /// A TCP connection to `port` on the loopback address inside the instance, nonblocking.
     fn dial(&self, port: u16) -> Pending<'_, std::io::Result<TcpStream>>;
+
+    /// A nonblocking listening socket on the loopback address inside the instance: a way out that
+    /// is ours. A backend that cannot make one says so.
+    fn listen(&self, _port: u16) -> Pending<'_, std::io::Result<TcpListener>> {
+        Box::pin(async { Err(std::io::ErrorKind::Unsupported.into()) })
+    }
 
     /// Resolves with the first container that ends, however it ends. Every caller gets the same
     /// answer, also after the fact.
