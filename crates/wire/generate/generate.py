@@ -81,6 +81,7 @@ APIS = {
         {
             "projects.locations.services": "*",
             "projects.locations.services.revisions": "*",
+            "projects.locations.builds": "submit",
             "projects.locations.operations": "*",
         },
         [],
@@ -118,6 +119,31 @@ APIS = {
     ),
     "iam_credentials": ("iamcredentials.v1", {"projects.serviceAccounts": "*"}, []),
     "logging": ("logging.v2", {"entries": "list write"}, ["HttpRequest"]),
+    "cloud_functions": (
+        "cloudfunctions.v2",
+        {
+            "projects.locations": "list",
+            "projects.locations.functions": "create delete generateDownloadUrl generateUploadUrl get getIamPolicy list patch"
+            " setIamPolicy testIamPermissions",
+            "projects.locations.operations": "get list",
+            "projects.locations.runtimes": "list",
+        },
+        [],
+    ),
+    "storage": (
+        "storage.v1",
+        {"buckets": "delete get insert list patch", "objects": "delete get insert list"},
+        [],
+    ),
+    "artifact_registry": (
+        "artifactregistry.v1",
+        {
+            "projects.locations": "get list",
+            "projects.locations.operations": "get",
+            "projects.locations.repositories": "create delete get list",
+        },
+        [],
+    ),
 }
 
 PROTO_PACKAGE = {
@@ -130,6 +156,9 @@ PROTO_PACKAGE = {
     "iam": "google.iam.admin.v1",
     "iam_credentials": "google.iam.credentials.v1",
     "logging": "google.logging.v2",
+    "cloud_functions": "google.cloud.functions.v2",
+    "storage": "storage.v1",
+    "artifact_registry": "google.devtools.artifactregistry.v1",
 }
 
 OUTPUT_ONLY = re.compile(r"^\s*(output only\b|\[output[ -]only)", re.IGNORECASE)

@@ -10,7 +10,9 @@ mod check;
 mod number;
 mod schema;
 
+pub mod artifact_registry;
 pub mod certificate_manager;
+pub mod cloud_functions;
 pub mod compute;
 pub mod iam;
 pub mod iam_credentials;
@@ -19,6 +21,7 @@ pub mod resource_manager;
 pub mod run_v1;
 pub mod run_v2;
 pub mod service_usage;
+pub mod storage;
 
 pub use check::{Violation, WireError, check, check_parameter, clean, parse};
 pub use number::{Int64, Uint64};

@@ -144,6 +144,13 @@ pub static METHODS: &[Method] = &[
         request: None,
     },
     Method {
+        id: "run.projects.locations.builds.submit",
+        http_method: "POST",
+        path: "v2/projects/{projectsId}/locations/{locationsId}/builds:submit",
+        query: &[],
+        request: Some(SubmitBuildRequest::schema),
+    },
+    Method {
         id: "run.projects.locations.operations.delete",
         http_method: "DELETE",
         path: "v2/projects/{projectsId}/locations/{locationsId}/operations/{operationsId}",

@@ -2,10 +2,10 @@
 
 //! `run.v2`, revision 20261031.
 
-mod ambient_networking_to_resource_requirements;
+mod ambient_networking_to_proto2_bridge_message_set;
 mod methods;
-mod revision_to_workload_identity_config;
+mod resource_requirements_to_workload_identity_config;
 
-pub use ambient_networking_to_resource_requirements::*;
+pub use ambient_networking_to_proto2_bridge_message_set::*;
 pub use methods::*;
-pub use revision_to_workload_identity_config::*;
+pub use resource_requirements_to_workload_identity_config::*;
