@@ -79,8 +79,14 @@ pub fn compile(inventory: &Inventory, number: u64, previous: &Compiled) -> Compi
     problems.extend(found);
     let (routing, found) = routing::compile(inventory, &previous.routing);
     problems.extend(found);
-    let (load_balancers, found) =
-        load_balancer::compile(inventory, &routing, &previous.load_balancers);
+    let world = load_balancer::World {
+        before: &previous.inventory,
+        inventory,
+        routing: &routing,
+        networks: &networks,
+        references: &references,
+    };
+    let (load_balancers, found) = load_balancer::compile(world, &previous.load_balancers);
     problems.extend(found);
 
     let listeners = load_balancers.listeners.clone();

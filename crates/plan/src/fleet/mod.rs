@@ -9,12 +9,14 @@
 
 mod access;
 mod address;
+mod own_address;
 mod problems;
 mod scaling;
 mod traffic;
 
 pub use access::{AccessVerdict, Arrival, Caller, Refusal};
 pub use address::{HOST_LABEL_CHARACTERS_MAX, hosts};
+pub use own_address::{OwnAddress, explain as explain_own_address};
 pub use scaling::Scaling;
 
 use imbl::{OrdMap, OrdSet};

@@ -553,3 +553,37 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_request_to_a_services_own_address_is_told_by_service_tag_share_and_access() {
+    let declared = service("s", &[("s-00001-x", 25, ""), ("s-00002-x", 75, "blue")]);
+    let revisions = vec![revision("s", 1, READY), revision("s", 2, READY)];
+    let mut open = declared.clone();
+    open.access.invokers = [Member::AllUsers].into();
+    let told = |service: Service, host: &str| {
+        let plan = compiled(&world(vec![service], revisions.clone()));
+        explain_own_address(&plan, host, Arrival::Outside, Caller::Anonymous)
+    };
+    let own = "S-4711.us-west1.run.app:443";
+    assert_eq!(
+        told(open.clone(), own).to_string(),
+        "s-4711.us-west1.run.app is the address of a Cloud Run service itself\n  \
+         service    projects/p/locations/us-west1/services/s\n  \
+         revision   s-00001-x (25 %)\n  \
+         revision   s-00002-x (75 %)\n  \
+         access     admitted: ingress is all, and everybody may invoke the service\n  \
+         answer     one of s-00001-x (25 %), s-00002-x (75 %) answers"
+    );
+    let mut inside = open.clone();
+    inside.ingress = Ingress::Internal;
+    for (service, host, summary) in [
+        (open.clone(), "blue---s-4711.us-west1.run.app", "s-00002-x answers"),
+        (open.clone(), "red---s-4711.us-west1.run.app", "404: the service has no tag red"),
+        (open.clone(), "t-4711.us-west1.run.app", "404: no service has this address"),
+        (declared.clone(), own, "403: The request was not authenticated."),
+        (inside, own, "404: The request was not allowed by the ingress settings"),
+    ] {
+        let told = told(service, host).summary;
+        assert!(told.starts_with(summary), "{host}: {told}");
+    }
+}

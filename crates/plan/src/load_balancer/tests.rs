@@ -9,6 +9,8 @@ use model::target_proxy::{TargetHttpProxy, TargetHttpsProxy};
 use model::url_map::{Destination, UrlMap};
 use model::{Kind, Resource};
 
+mod changes;
+
 const REGION: &str = "us-west1";
 
 fn regional(kind: Kind, name: &str) -> ResourceName {

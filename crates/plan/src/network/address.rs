@@ -175,10 +175,14 @@ impl Claims {
         problems
     }
 
-    /// Whether a forwarding rule answers there.
-    pub(super) fn has_frontend(&self, address: Ipv4Addr, network: &ResourceName) -> bool {
+    /// The forwarding rules that answer there, in order of their names.
+    pub(super) fn frontends_at(
+        &self,
+        address: Ipv4Addr,
+        network: &ResourceName,
+    ) -> impl Iterator<Item = &ResourceName> {
         let holds = self.by_place.get(&(address, network.clone())).into_iter().flatten();
-        holds.into_iter().any(|hold| hold.holder.kind == Kind::ForwardingRule)
+        holds.map(|hold| &hold.holder).filter(|name| name.kind == Kind::ForwardingRule)
     }
 
     /// What is wrong with reservations, and with the addresses anything claims.
@@ -189,7 +193,7 @@ impl Claims {
 }
 
 /// What differs between two collections: as it was and as it is.
-pub(super) fn changed<'a, T: PartialEq>(
+pub(crate) fn changed<'a, T: PartialEq>(
     before: &'a Collection<T>,
     after: &'a Collection<T>,
 ) -> impl Iterator<Item = (Option<&'a Arc<T>>, Option<&'a Arc<T>>)> {

@@ -52,6 +52,15 @@ impl Networks {
         self.by_name.get(name)
     }
 
+    /// The forwarding rules of an address, in order of their names.
+    pub(crate) fn frontends_at(
+        &self,
+        address: Ipv4Addr,
+        network: &ResourceName,
+    ) -> impl Iterator<Item = &ResourceName> {
+        self.claims.frontends_at(address, network)
+    }
+
     /// Whether the two came out of one compilation, or of worlds that agree about networks.
     pub fn same(&self, other: &Networks) -> bool {
         self.by_name.ptr_eq(&other.by_name)
@@ -176,7 +185,7 @@ impl Networks {
     /// Brings what a forwarding rule adds to its network up to date, now that the rule is or is not there.
     fn update_frontends(&mut self, rule: &ForwardingRule, is_there: bool) {
         let Some(before) = self.by_name.get(&rule.network) else { return };
-        let answers = self.claims.has_frontend(rule.address, &rule.network);
+        let answers = self.claims.frontends_at(rule.address, &rule.network).next().is_some();
         let label = internal_frontend_name(rule);
         let known = label.as_ref().and_then(|label| before.hosts.get(label).copied());
         if before.frontends.contains(&rule.address) == answers

@@ -51,6 +51,8 @@ pub struct EndpointGroupPlan {
     pub tag: Option<Name>,
     /// `cloudRun.urlMask`.
     pub mask: Option<UrlMask>,
+    /// Whether the request's own host says service and tag: it is one of their `run.app` addresses.
+    pub by_address: bool,
 }
 
 /// Compiles an endpoint group; `None` when it can lead nowhere.
@@ -97,6 +99,7 @@ pub(crate) fn compile_group(group: &EndpointGroup) -> (Option<EndpointGroupPlan>
         service: service.as_ref().map(full_name),
         tag: tag.clone(),
         mask,
+        by_address: false,
     };
     (named.then_some(plan), faults.into_problems())
 }

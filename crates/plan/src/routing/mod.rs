@@ -26,6 +26,7 @@ mod prefix_table;
 mod rewrite;
 mod routes;
 mod rules;
+mod run_app;
 mod template;
 
 pub use backend_service::{
@@ -60,6 +61,8 @@ pub struct Routing {
     users: OrdMap<ResourceName, OrdSet<ResourceName>>,
     /// What is wrong with each resource that has something wrong with it.
     problems: OrdMap<ResourceName, Arc<[Problem]>>,
+    /// The URL maps that are other than in the routing before.
+    renewed: OrdSet<ResourceName>,
     source: Source,
 }
 
@@ -141,6 +144,7 @@ pub fn compile(inventory: &Inventory, previous: &Routing) -> (Routing, Vec<Probl
     for name in &maps {
         routing.link_map(name);
     }
+    routing.renewed = maps;
     let problems = routing.problems.values().flat_map(|found| found.iter().cloned()).collect();
     (routing, problems)
 }
@@ -211,6 +215,11 @@ impl Routing {
     /// The compiled backend service of that name, if it exists.
     pub fn backend_service(&self, name: &ResourceName) -> Option<&Arc<BackendServicePlan>> {
         self.backend_services.get(name)
+    }
+
+    /// The URL maps that are other than in the routing this one was compiled after.
+    pub(crate) fn renewed(&self) -> impl Iterator<Item = &ResourceName> {
+        self.renewed.iter()
     }
 
     /// Every compiled URL map.
