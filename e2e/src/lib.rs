@@ -15,6 +15,7 @@ pub mod host;
 pub mod howto;
 pub mod http;
 pub mod namespace;
+pub mod python;
 pub mod server;
 pub mod wait;
 

@@ -10,6 +10,7 @@ mod howto;
 mod kills;
 mod neighbours;
 mod refusals;
+mod run_clients;
 mod serving;
 
 use e2e::host::Before;

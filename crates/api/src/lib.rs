@@ -23,6 +23,7 @@ mod authorization;
 mod certificate_manager;
 mod convert;
 mod front;
+mod grpc;
 mod iam;
 mod iam_credentials;
 mod iam_policy;

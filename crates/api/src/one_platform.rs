@@ -88,6 +88,18 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Such a body, judged after `prepared` has put it into the form that is judged.
+    pub(crate) fn required_body_after<T: Message>(
+        &self,
+        root: &str,
+        prepared: impl FnOnce(&mut Value),
+    ) -> Result<Value, ApiError> {
+        let Some(mut body) = self.body.clone() else { return self.required_body::<T>(root) };
+        prepared(&mut body);
+        wire::check(&body, T::schema(), root)?;
+        Ok(body)
+    }
+
     /// The project a path names by id or number.
     pub(crate) fn project(&self, state: &State, given: &str) -> Result<ProjectKey, ApiError> {
         project(state, given).ok_or_else(|| {

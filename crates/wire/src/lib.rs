@@ -14,6 +14,7 @@ pub mod artifact_registry;
 pub mod certificate_manager;
 pub mod cloud_functions;
 pub mod compute;
+pub mod grpc;
 pub mod iam;
 pub mod iam_credentials;
 pub mod logging;

@@ -1,7 +1,7 @@
 //! The private certificate authority, and the certificates it signs for Google's hosts.
 //!
 //! Made at the first start and kept in the data directory. Its name constraints bind it to the
-//! domains of `hosts::DOMAINS`, so that a stolen key cannot speak for anybody's bank.
+//! domains of `hosts::DOMAINS` and to this machine, so that a stolen key cannot speak for anybody's bank.
 //!
 //! Invariant: a certificate is minted only for a host the door answers for itself.
 
@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_lc_rs::digest;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    NameConstraints, SanType, SerialNumber,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -35,6 +36,8 @@ pub const LEAF_RENEWAL_DAYS: i64 = 30;
 
 /// Clocks of clients in containers and VMs may lag; certificates start this many days ago.
 const BACKDATED_DAYS: i64 = 2;
+/// This machine, as clients name it that are given the port itself as their endpoint.
+const LOCALHOST: &str = "localhost";
 const COMMON_NAME_BYTES_MAX: usize = 64;
 
 /// Why there is no certificate.
@@ -181,7 +184,9 @@ fn authority_parameters(now: OffsetDateTime) -> Result<CertificateParams, rcgen:
     parameters.name_constraints = Some(NameConstraints {
         permitted_subtrees: DOMAINS
             .iter()
+            .chain([&LOCALHOST])
             .map(|domain| GeneralSubtree::DnsName((*domain).to_owned()))
+            .chain([GeneralSubtree::IpAddress(CidrSubnet::V4([127, 0, 0, 0], [255, 0, 0, 0]))])
             .collect(),
         excluded_subtrees: Vec::new(),
     });
@@ -192,7 +197,10 @@ fn authority_parameters(now: OffsetDateTime) -> Result<CertificateParams, rcgen:
 
 fn leaf_parameters(host: &str, now: OffsetDateTime) -> Result<CertificateParams, rcgen::Error> {
     let mut parameters = CertificateParams::new(Vec::new())?;
-    parameters.subject_alt_names = vec![SanType::DnsName(Ia5String::try_from(host)?)];
+    parameters.subject_alt_names = vec![match host.parse() {
+        Ok(address) => SanType::IpAddress(address),
+        Err(_) => SanType::DnsName(Ia5String::try_from(host)?),
+    }];
     parameters.distinguished_name = DistinguishedName::new();
     if host.len() <= COMMON_NAME_BYTES_MAX {
         parameters.distinguished_name.push(DnType::CommonName, host);
@@ -252,6 +260,9 @@ mod tests {
             ("us-west1-run.googleapis.com", true),
             ("tunnel.cloudproxy.app", true),
             ("hello-123.us-west1.run.app", true),
+            ("localhost", true),
+            ("127.0.0.1", true),
+            ("192.0.2.1", false),
             ("bank.example", false),
             ("googleapis.com.bank.example", false),
         ] {

@@ -10,8 +10,7 @@ use http::header::{
     AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, Method, StatusCode};
-use http_body_util::combinators::BoxBody;
+use http::{HeaderMap, Method, StatusCode, Version};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
@@ -25,6 +24,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::arriving::{self, Speaks};
 use super::guard::{self, Head};
 use super::hosts::{self, ApiHost, HTTPS_PORT, Host};
 use super::iap::{self, InstancePort, Sessions};
@@ -34,13 +34,13 @@ use super::{
     tunnel,
 };
 use crate::error::{ApiError, Dialect, Reason};
+use crate::grpc::{self, Answer};
 use crate::http::{Principal, Request, Response};
 
 type Incomings = hyper::Request<Incoming>;
-type Answer = hyper::Response<BoxBody<Bytes, hyper::Error>>;
 
-const HTTP2: &[u8] = b"h2";
-const HTTP1: &[u8] = b"http/1.1";
+pub(super) const HTTP2: &[u8] = b"h2";
+pub(super) const HTTP1: &[u8] = b"http/1.1";
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What every connection of one door shares.
@@ -51,6 +51,8 @@ pub(super) struct Shared {
     pub(super) run_apps: Arc<dyn RunAppPort>,
     pub(super) sessions: Sessions,
     pub(super) bound: IpAddr,
+    /// Turns true when the door closes.
+    pub(super) closed: watch::Receiver<bool>,
 }
 
 /// How a request came in.
@@ -62,7 +64,7 @@ enum Via {
     Tls { host: String },
 }
 
-/// Serves a connection that was just accepted.
+/// Serves a connection that was just accepted: TLS when it begins with it, HTTP/2 when it says so.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     stream: TcpStream,
@@ -70,7 +72,19 @@ pub(super) async fn serve(
     closed: watch::Receiver<bool>,
 ) {
     let via = Via::Port { peer };
-    http1(shared, stream, via, closed).await;
+    match arriving::speaks(&stream).await {
+        Speaks::Http1 => http1(shared, stream, via, closed).await,
+        Speaks::Http2 => http2(shared, stream, via, closed).await,
+        Speaks::Tls => {
+            let Some((host, stream)) = arriving::terminate(&shared, stream).await else { return };
+            let via = host.map_or(via, |host| Via::Tls { host });
+            match stream.get_ref().1.alpn_protocol() {
+                Some(HTTP2) => http2(shared, stream, via, closed).await,
+                _ => http1(shared, stream, via, closed).await,
+            }
+        }
+        Speaks::Nothing => {}
+    }
 }
 
 async fn http1<S>(shared: Arc<Shared>, stream: S, via: Via, mut closed: watch::Receiver<bool>)
@@ -245,7 +259,7 @@ async fn absolute(shared: Arc<Shared>, peer: IpAddr, request: Incomings) -> Answ
     if !super::is_local(peer) {
         return refusal(StatusCode::FORBIDDEN, "This server is a proxy for its own machine only.");
     }
-    if request.uri().scheme_str() != Some("http") {
+    if request.uri().scheme_str() != Some("http") || request.version() == Version::HTTP_2 {
         return refusal(StatusCode::BAD_REQUEST, "Only http:// can be asked of a proxy this way.");
     }
     let dialled = match kind {
@@ -273,6 +287,9 @@ async fn direct(shared: Arc<Shared>, request: Incomings) -> Answer {
             let host = named.unwrap_or_default().to_ascii_lowercase();
             to_host(shared, &host, request).await
         }
+        Some(Host::RunApp(_) | Host::Foreign) | None if grpc::is_grpc(request.headers()) => {
+            remote_call(shared, request).await
+        }
         Some(Host::RunApp(_) | Host::Foreign) | None => {
             let region = named.and_then(region_of_localhost);
             by_path(shared, region, request).await
@@ -295,6 +312,9 @@ async fn to_host(shared: Arc<Shared>, host: &str, request: Incomings) -> Answer 
         return refusal(StatusCode::FORBIDDEN, refused.message());
     }
     match hosts::host(host) {
+        Host::Api(_) | Host::AnyApi if grpc::is_grpc(request.headers()) => {
+            remote_call(shared, request).await
+        }
         Host::Api(ApiHost { service, region }) => api(shared, service, region, None, request).await,
         Host::AnyApi => by_path(shared, None, request).await,
         Host::IapTunnel => open_tunnel(shared, request),
@@ -322,9 +342,6 @@ async fn api(
 ) -> Answer {
     let path = path.unwrap_or_else(|| request.uri().path().to_owned());
     let dialect = if service == "compute" { Dialect::Compute } else { Dialect::OnePlatform };
-    if is_grpc(request.headers()) {
-        return grpc_refusal();
-    }
     let (parts, body) = request.into_parts();
     if shared.behind.is_open(&service, &path) {
         return match whole(body, OPEN_BODY_BYTES_MAX).await {
@@ -359,6 +376,17 @@ async fn api(
         principal,
     };
     from_response(shared.behind.answer(request).await)
+}
+
+/// One gRPC call: who is calling, and the answer.
+async fn remote_call(shared: Arc<Shared>, request: Incomings) -> Answer {
+    match bearer(request.headers()).map(|token| shared.behind.principal(token)) {
+        Some(Some(principal)) => {
+            let (behind, closed) = (Arc::clone(&shared.behind), shared.closed.clone());
+            grpc::answer(behind, principal, closed, request).await
+        }
+        given => grpc::refusal(&not_authenticated(given.is_some())),
+    }
 }
 
 async fn whole(body: Incoming, bytes_max: usize) -> Result<Bytes, ApiError> {
@@ -460,26 +488,17 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
-}
-
-/// gRPC clients read the refusal from the head: a trailers-only answer.
-fn grpc_refusal() -> Answer {
-    let mut answer = empty(StatusCode::OK);
-    let headers = answer.headers_mut();
-    for (name, value) in [
-        ("content-type", "application/grpc"),
-        ("grpc-status", "12"),
-        ("grpc-message", "gRPC is not served here; use the client's REST transport."),
-    ] {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
+fn unauthenticated(given: bool, dialect: Dialect) -> Answer {
+    let mut answer = from_response(not_authenticated(given).response(dialect));
+    let challenge = match given {
+        true => r#"Bearer realm="https://accounts.google.com/", error="invalid_token""#,
+        false => r#"Bearer realm="https://accounts.google.com/""#,
+    };
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     answer
 }
 
-fn unauthenticated(given: bool, dialect: Dialect) -> Answer {
+fn not_authenticated(given: bool) -> ApiError {
     let (message, reason) = if given {
         ("Request had invalid authentication credentials.", "ACCESS_TOKEN_TYPE_UNSUPPORTED")
     } else {
@@ -497,13 +516,7 @@ fn unauthenticated(given: bool, dialect: Dialect) -> Answer {
         "reason": reason,
         "domain": "googleapis.com",
     }));
-    let mut answer = from_response(error.response(dialect));
-    let challenge = match given {
-        true => r#"Bearer realm="https://accounts.google.com/", error="invalid_token""#,
-        false => r#"Bearer realm="https://accounts.google.com/""#,
-    };
-    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    answer
+    error
 }
 
 /// A refusal of the door itself, in the envelope every client reads.
@@ -525,7 +538,7 @@ fn empty(status: StatusCode) -> Answer {
 
 fn from_response(response: Response) -> Answer {
     let body = Full::new(response.body).map_err(|never: Infallible| match never {});
-    let mut answer = hyper::Response::new(BodyExt::boxed(body));
+    let mut answer = hyper::Response::new(BodyExt::boxed_unsync(body));
     *answer.status_mut() = response.status;
     *answer.headers_mut() = response.headers;
     answer

@@ -7,6 +7,7 @@
 //! Invariant: nothing reaches an API without a token this server issued, and nothing at all is
 //! read from a browser's page of another origin or under a foreign host name.
 
+mod arriving;
 pub mod authority;
 mod connection;
 pub mod guard;
@@ -186,6 +187,7 @@ impl Door {
             run_apps: config.run_apps,
             sessions: iap::Sessions::default(),
             bound: address.ip(),
+            closed: closed.clone(),
         });
         let accepting = tokio::spawn(accept(listener, shared, Arc::clone(&connections), closed));
         Ok(Door { address, closing, accepting, connections })

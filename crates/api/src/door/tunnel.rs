@@ -12,7 +12,7 @@ use http::header::{
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use http_body_util::BodyExt;
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -71,7 +71,7 @@ async fn copy(
 pub(super) async fn forward(
     stream: TcpStream,
     mut request: Request<Incoming>,
-) -> Result<Response<BoxBody<Bytes, hyper::Error>>, hyper::Error> {
+) -> Result<Response<UnsyncBoxBody<Bytes, hyper::Error>>, hyper::Error> {
     let authority = request.uri().authority().map(ToString::to_string);
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
@@ -91,7 +91,7 @@ pub(super) async fn forward(
     });
     let mut response = sender.send_request(request).await?;
     remove_hop_by_hop(response.headers_mut());
-    Ok(response.map(|body| body.boxed()))
+    Ok(response.map(|body| body.boxed_unsync()))
 }
 
 /// Takes out the fields that are about one connection, those `Connection` names among them.

@@ -59,8 +59,14 @@ pub(crate) async fn answer(
     }
 }
 
+/// The service a client sends. Google's own clients send enums by number.
+fn service_body(call: &Call<'_>) -> Result<Value, ApiError> {
+    let by_name = |body: &mut Value| wire::grpc::name_enums("google.cloud.run.v2.Service", body);
+    call.required_body_after::<wire::run_v2::Service>("service", by_name)
+}
+
 async fn create(call: &Call<'_>, place: &Place) -> Result<Value, ApiError> {
-    let body = call.required_body::<wire::run_v2::Service>("service")?;
+    let body = service_body(call)?;
     let id = call.query.get("serviceId").unwrap_or_default();
     if id.is_empty() {
         return Err(invalid("service_id", "is required"));
@@ -75,7 +81,7 @@ async fn create(call: &Call<'_>, place: &Place) -> Result<Value, ApiError> {
 }
 
 async fn patch(call: &Call<'_>, place: &Place, name: &str) -> Result<Value, ApiError> {
-    let body = call.required_body::<wire::run_v2::Service>("service")?;
+    let body = service_body(call)?;
     let name = place.resource(Kind::Service, name)?;
     let state = call.api.world().state();
     let current = match ServiceView::of(call.api, &state, &name) {
