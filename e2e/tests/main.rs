@@ -3,6 +3,7 @@
 //! Each test starts servers of its own on data directories of its own, and leaves the host as it was.
 
 mod acceptance;
+mod builds;
 mod door;
 mod gcloud;
 mod host;
@@ -10,6 +11,7 @@ mod howto;
 mod kills;
 mod neighbours;
 mod refusals;
+mod run_app;
 mod run_clients;
 mod serving;
 

@@ -84,6 +84,8 @@ pub enum Payload {
         request: Map<String, Value>,
         /// What else is to be said, such as why it was refused.
         remark: Option<String>,
+        /// The same as an object, from whoever says it so.
+        details: Option<Map<String, Value>>,
     },
 }
 
@@ -228,8 +230,11 @@ fn shown(project: &str, entry: &LogEntry) -> Value {
     match &entry.payload {
         Payload::Text(text) => shown["textPayload"] = text.as_str().into(),
         Payload::Json(object) => shown["jsonPayload"] = object.clone().into(),
-        Payload::Request { request, remark } => {
+        Payload::Request { request, remark, details } => {
             shown["httpRequest"] = request.clone().into();
+            if let Some(details) = details {
+                shown["jsonPayload"] = details.clone().into();
+            }
             if let Some(remark) = remark {
                 shown["textPayload"] = remark.as_str().into();
             }

@@ -31,7 +31,7 @@ impl InstancePort for Nothing {
 }
 
 impl RunAppPort for Nothing {
-    fn connect<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<TcpStream>> {
+    fn connect(&self) -> BoxFuture<'_, io::Result<TcpStream>> {
         Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
     }
 }
@@ -63,7 +63,8 @@ fn server() -> Option<Server> {
     let door = runtime.block_on(async {
         let store = Store::open(folder.path().join("store")).expect("a store");
         let world = World::open(store).expect("a world");
-        let platform = Platform { identity: Arc::clone(&identity), logs: Arc::new(Nothing) };
+        let platform =
+            Platform { identity: Arc::clone(&identity), logs: Arc::new(Nothing), builds: None };
         let observed = Arc::new(Appliers::done());
         let api = Api::on_platform(world, observed, Arc::new(Machine), platform);
         api.ensure_project(PROJECT, "Demo").await.expect("a project");
@@ -83,6 +84,7 @@ fn server() -> Option<Server> {
         token_file: token_file(folder.path()),
         token: identity.token().to_owned(),
         project: PROJECT.to_owned(),
+        run_app: None,
     };
     let environment = pointing.environment().into_iter().collect();
     Some(Server { folder, environment, _door: door, _runtime: runtime })

@@ -6,18 +6,21 @@
 //! Invariant: a worker never blocks on the log, and at most `log_bytes_max` bytes wait for the disk.
 
 use crate::metrics::Registry;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A batch is handed over when it has grown to this many bytes, or after [`BATCH_AGE_MAX`].
 const BATCH_BYTES: usize = 64 << 10;
+
+/// Written batches kept for the workers to fill again.
+const SPARE_BATCHES_MAX: usize = 4;
 
 /// How long a line may wait for its batch to fill.
 pub(crate) const BATCH_AGE_MAX: Duration = Duration::from_millis(100);
@@ -34,17 +37,53 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
+/// Where entries go that Cloud Logging is to show: whoever keeps them.
+pub trait RequestLog: Send + Sync + 'static {
+    /// Takes finished entries, each a JSON object on a line of its own. Called from one thread, which may
+    /// take its time: what does not fit meanwhile is dropped and counted.
+    fn take(&self, lines: &[u8]);
+}
+
+impl std::fmt::Debug for dyn RequestLog {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("RequestLog")
+    }
+}
+
+/// Hands every batch to a [`RequestLog`] as it is.
+struct Handing(Arc<dyn RequestLog>);
+
+impl Write for Handing {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.0.take(lines);
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 struct Batch {
     bytes: Vec<u8>,
     lines: u64,
 }
 
+/// What the writer thread and the workers share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Bytes that wait for the disk.
+    waiting: AtomicUsize,
+    /// Empty batches, so that memory is not given back to the system and asked for again.
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
 /// The writer thread and the way to it.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     sender: Option<Sender<Batch>>,
-    waiting: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -58,13 +97,22 @@ impl LogWriter {
                 Box::new(OpenOptions::new().create(true).append(true).open(path)?)
             }
         };
+        LogWriter::spawn(out).map(Some)
+    }
+
+    /// Starts the thread that hands entries to whoever keeps them.
+    pub(crate) fn handing_to(log: &Arc<dyn RequestLog>) -> io::Result<LogWriter> {
+        LogWriter::spawn(Box::new(Handing(log.clone())))
+    }
+
+    fn spawn(out: Box<dyn Write + Send>) -> io::Result<LogWriter> {
         let (sender, receiver) = channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let waits = waiting.clone();
+        let shared = Arc::new(Shared::default());
+        let its_shared = shared.clone();
         let thread = std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write_batches(out, &receiver, &waits))?;
-        Ok(Some(LogWriter { sender: Some(sender), waiting, thread: Some(thread) }))
+            .spawn(move || write_batches(out, &receiver, &its_shared))?;
+        Ok(LogWriter { sender: Some(sender), shared, thread: Some(thread) })
     }
 
     /// The end a worker writes to.
@@ -72,10 +120,11 @@ impl LogWriter {
         Some(WorkerLog {
             batch: RefCell::new(Batch { bytes: Vec::new(), lines: 0 }),
             sender: self.sender.clone()?,
-            waiting: self.waiting.clone(),
+            shared: self.shared.clone(),
             registry: registry.clone(),
             bytes_max,
             started: tokio::sync::Notify::new(),
+            second: Cell::default(),
         })
     }
 }
@@ -90,12 +139,17 @@ impl Drop for LogWriter {
     }
 }
 
-fn write_batches(mut out: Box<dyn Write + Send>, batches: &Receiver<Batch>, waiting: &AtomicUsize) {
-    for batch in batches {
+fn write_batches(mut out: Box<dyn Write + Send>, batches: &Receiver<Batch>, shared: &Shared) {
+    for mut batch in batches {
         if let Err(error) = out.write_all(&batch.bytes).and_then(|()| out.flush()) {
             tracing::warn!(%error, "could not write the access log");
         }
-        waiting.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
+        shared.waiting.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
+        batch.bytes.clear();
+        let mut spare = shared.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_BATCHES_MAX {
+            spare.push(batch.bytes);
+        }
     }
 }
 
@@ -104,10 +158,12 @@ fn write_batches(mut out: Box<dyn Write + Send>, batches: &Receiver<Batch>, wait
 pub(crate) struct WorkerLog {
     batch: RefCell<Batch>,
     sender: Sender<Batch>,
-    waiting: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     registry: Arc<Registry>,
     bytes_max: usize,
     started: tokio::sync::Notify,
+    /// The second that was written last, and its text.
+    second: Cell<(u64, SecondText)>,
 }
 
 impl WorkerLog {
@@ -124,6 +180,20 @@ impl WorkerLog {
         }
     }
 
+    /// Appends an RFC 3339 time with microseconds.
+    pub(crate) fn put_time(&self, out: &mut Vec<u8>, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (mut second, mut text) = self.second.get();
+        if second != since.as_secs() || text[0] == 0 {
+            (second, text) = (since.as_secs(), second_text(since.as_secs()));
+            self.second.set((second, text));
+        }
+        out.extend_from_slice(&text);
+        let mut micros = *b"000000Z";
+        put_digits(&mut micros[..6], u64::from(since.subsec_micros()));
+        out.extend_from_slice(&micros);
+    }
+
     /// Hands over what has been written so far.
     pub(crate) fn flush(&self) {
         self.hand_over(&mut self.batch.borrow_mut());
@@ -138,20 +208,26 @@ impl WorkerLog {
         }
     }
 
+    /// Memory for a batch; a worker does not wait for the lock of the spare ones.
+    fn empty_batch(&self) -> Vec<u8> {
+        let spare = self.shared.spare.try_lock().ok().and_then(|mut spare| spare.pop());
+        spare.unwrap_or_else(|| Vec::with_capacity(BATCH_BYTES + 2048))
+    }
+
     fn hand_over(&self, batch: &mut Batch) {
         if batch.bytes.is_empty() {
             return;
         }
         let size = batch.bytes.len();
-        let fits = self.waiting.fetch_add(size, Ordering::Relaxed) + size <= self.bytes_max;
+        let fits = self.shared.waiting.fetch_add(size, Ordering::Relaxed) + size <= self.bytes_max;
         if fits {
-            let bytes = std::mem::replace(&mut batch.bytes, Vec::with_capacity(BATCH_BYTES + 2048));
+            let bytes = std::mem::replace(&mut batch.bytes, self.empty_batch());
             let lines = std::mem::take(&mut batch.lines);
             if self.sender.send(Batch { bytes, lines }).is_ok() {
                 return;
             }
         }
-        self.waiting.fetch_sub(size, Ordering::Relaxed);
+        self.shared.waiting.fetch_sub(size, Ordering::Relaxed);
         let lost = std::mem::take(&mut batch.lines);
         batch.bytes.clear();
         self.registry.log_lines_dropped.fetch_add(lost, Ordering::Relaxed);
@@ -161,8 +237,17 @@ impl WorkerLog {
 /// Appends a JSON string; bytes that are not UTF-8 become the replacement character.
 pub(crate) fn put_json(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
-    let plain = |byte: &u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
-    if text.iter().all(plain) {
+    put_json_text(out, text);
+    out.push(b'"');
+}
+
+/// Appends what stands between the quotes of a JSON string.
+pub(crate) fn put_json_text(out: &mut Vec<u8>, text: &[u8]) {
+    let plain = |byte: &u8| (*byte >= 0x20) & (*byte <= 0x7e) & (*byte != b'"') & (*byte != b'\\');
+    let all_plain = |bytes: &[u8]| bytes.iter().fold(true, |all, byte| all & plain(byte));
+    // Pieces of a fixed size, and no way out within one, let the compiler look at all its bytes at once.
+    let (pieces, rest) = text.as_chunks::<8>();
+    if pieces.iter().all(|piece| all_plain(piece)) && all_plain(rest) {
         out.extend_from_slice(text);
     } else {
         for character in String::from_utf8_lossy(text).chars() {
@@ -176,27 +261,30 @@ pub(crate) fn put_json(out: &mut Vec<u8>, text: &[u8]) {
             }
         }
     }
-    out.push(b'"');
 }
 
-/// Appends an RFC 3339 time with microseconds.
-pub(crate) fn put_time(out: &mut Vec<u8>, at: SystemTime) {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+/// A time up to the point behind its seconds.
+type SecondText = [u8; 20];
+
+fn second_text(since_epoch: u64) -> SecondText {
+    let (days, seconds) = (since_epoch / 86_400, since_epoch % 86_400);
     let (year, month, day) = civil(days);
-    let mut put = |number: u64, digits: u32, end: u8| {
-        for place in (0..digits).rev() {
-            out.push(b"0123456789"[(number / 10u64.pow(place) % 10) as usize]);
-        }
-        out.push(end);
-    };
-    put(year, 4, b'-');
-    put(month, 2, b'-');
-    put(day, 2, b'T');
-    put(seconds / 3600, 2, b':');
-    put(seconds / 60 % 60, 2, b':');
-    put(seconds % 60, 2, b'.');
-    put(u64::from(since.subsec_micros()), 6, b'Z');
+    let mut text = *b"0000-00-00T00:00:00.";
+    put_digits(&mut text[..4], year);
+    put_digits(&mut text[5..7], month);
+    put_digits(&mut text[8..10], day);
+    put_digits(&mut text[11..13], seconds / 3600);
+    put_digits(&mut text[14..16], seconds / 60 % 60);
+    put_digits(&mut text[17..19], seconds % 60);
+    text
+}
+
+/// Fills `out` with the last digits of `number`.
+pub(crate) fn put_digits(out: &mut [u8], mut number: u64) {
+    for digit in out.iter_mut().rev() {
+        *digit = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+    }
 }
 
 /// Year, month and day of a day since 1970 (the algorithm of Howard Hinnant's `civil_from_days`).
@@ -218,13 +306,17 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339() {
+        let (sender, _receiver) = channel();
+        let writer = LogWriter { sender: Some(sender), shared: Arc::default(), thread: None };
+        let log = writer.worker(&Arc::default(), BATCH_BYTES).unwrap();
         for (seconds, micros, text) in [
             (0, 0, "1970-01-01T00:00:00.000000Z"),
             (951_782_400, 5, "2000-02-29T00:00:00.000005Z"),
             (1_795_533_051, 999_999, "2026-11-24T15:10:51.999999Z"),
+            (1_795_533_051, 42, "2026-11-24T15:10:51.000042Z"),
         ] {
             let mut out = Vec::new();
-            put_time(&mut out, UNIX_EPOCH + Duration::new(seconds, micros * 1000));
+            log.put_time(&mut out, UNIX_EPOCH + Duration::new(seconds, micros * 1000));
             assert_eq!(String::from_utf8(out).unwrap(), text);
         }
     }
@@ -244,7 +336,7 @@ mod tests {
     fn what_the_disk_cannot_take_is_dropped_and_counted() {
         let registry = Arc::new(Registry::default());
         let (sender, receiver) = channel();
-        let writer = LogWriter { sender: Some(sender), waiting: Arc::default(), thread: None };
+        let writer = LogWriter { sender: Some(sender), shared: Arc::default(), thread: None };
         let log = writer.worker(&registry, 2 * BATCH_BYTES).unwrap();
         let line = [b'x'; 1024];
         for _ in 0..640 {

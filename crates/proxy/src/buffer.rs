@@ -13,11 +13,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Free buffers kept for the next read; the rest goes back to the allocator.
-const FREE_MAX: usize = 16;
+/// Free buffers kept for the next read; the rest goes back to the allocator. Enough for many bodies on
+/// their way at once, and given back by [`BufferPool::sweep`] when they are not needed.
+const FREE_MAX: usize = 64;
 
 /// Free vectors for heads kept for the next request.
 const FREE_TEXTS_MAX: usize = 256;
+
+/// How many of them outlive a sweep.
+const FREE_TEXTS_IDLE: usize = 64;
 
 /// What most heads and log lines fit in. Less than a page, so that those of many requests do not all
 /// fall on the same lines of the processor's caches.
@@ -28,6 +32,8 @@ const TEXT_BYTES: usize = 960;
 pub(crate) struct BufferPool {
     free: RefCell<Vec<Box<[u8]>>>,
     texts: RefCell<Vec<Vec<u8>>>,
+    /// Free buffers that nobody has needed since the last sweep.
+    spare: Cell<usize>,
     in_use: Cell<usize>,
     bytes_max: usize,
 }
@@ -37,6 +43,7 @@ impl BufferPool {
         Rc::new(BufferPool {
             free: RefCell::default(),
             texts: RefCell::default(),
+            spare: Cell::new(0),
             in_use: Cell::new(0),
             bytes_max,
         })
@@ -53,8 +60,24 @@ impl BufferPool {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         self.in_use.set(self.in_use.get() + size);
-        let free = if size == BUFFER_BYTES { self.free.borrow_mut().pop() } else { None };
+        let free = if size == BUFFER_BYTES { self.take_free() } else { None };
         Ok(free.unwrap_or_else(|| vec![0; size].into()))
+    }
+
+    fn take_free(&self) -> Option<Box<[u8]>> {
+        let mut free = self.free.borrow_mut();
+        let storage = free.pop();
+        self.spare.set(self.spare.get().min(free.len()));
+        storage
+    }
+
+    /// Gives free memory back to the allocator that was not needed since the last sweep.
+    pub(crate) fn sweep(&self) {
+        let mut free = self.free.borrow_mut();
+        let needed = free.len() - self.spare.get().min(free.len());
+        free.truncate(needed);
+        self.spare.set(free.len());
+        self.texts.borrow_mut().truncate(FREE_TEXTS_IDLE);
     }
 
     fn give(&self, storage: Box<[u8]>) {
@@ -216,6 +239,21 @@ mod tests {
         assert_eq!(pool.bytes_in_use(), BUFFER_BYTES);
         buffer.consume(10_012);
         assert_eq!(pool.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn free_buffers_that_nobody_needs_are_given_back() {
+        let pool = BufferPool::new(1 << 30);
+        let held: Vec<_> = (0..8).map(|_| pool.take(BUFFER_BYTES).unwrap()).collect();
+        held.into_iter().for_each(|storage| pool.give(storage));
+        pool.sweep();
+        let held: Vec<_> = (0..3).map(|_| pool.take(BUFFER_BYTES).unwrap()).collect();
+        held.into_iter().for_each(|storage| pool.give(storage));
+        assert_eq!(pool.free.borrow().len(), 8);
+        pool.sweep();
+        assert_eq!(pool.free.borrow().len(), 3);
+        pool.sweep();
+        assert_eq!(pool.free.borrow().len(), 0);
     }
 
     #[tokio::test]

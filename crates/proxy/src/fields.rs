@@ -224,18 +224,31 @@ pub(crate) fn put_number(out: &mut Vec<u8>, number: u64) {
     put_decimal(number, |digits| out.extend_from_slice(digits));
 }
 
+/// Every number below a hundred in two digits.
+const DECIMAL_PAIRS: [[u8; 2]; 100] = {
+    const DIGITS: &[u8; 10] = b"0123456789";
+    let mut pairs = [[0; 2]; 100];
+    let mut number = 0;
+    while number < pairs.len() {
+        pairs[number] = [DIGITS[number / 10], DIGITS[number % 10]];
+        number += 1;
+    }
+    pairs
+};
+
 /// Writes a number in decimal digits.
 pub(crate) fn put_decimal(number: u64, write: impl FnOnce(&[u8])) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     let mut rest = number;
-    loop {
+    while rest >= 10 {
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&DECIMAL_PAIRS[(rest % 100) as usize]);
+        rest /= 100;
+    }
+    if rest > 0 || number == 0 {
         at -= 1;
-        digits[at] = b"0123456789"[(rest % 10) as usize];
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
+        digits[at] = b'0' + (rest % 10) as u8;
     }
     write(&digits[at..]);
 }

@@ -13,6 +13,7 @@ mod buffer;
 pub mod callers;
 mod deadline;
 pub mod endpoints;
+mod entries;
 mod fields;
 mod http1;
 mod http2;
@@ -33,7 +34,7 @@ pub mod sockets;
 mod tls;
 mod worker;
 
-pub use access_log::LogTarget;
+pub use access_log::{LogTarget, RequestLog};
 pub use callers::{Callers, Identity};
 pub use endpoints::{
     Acquire, Dialing, Endpoints, InstanceId, Lease, Protocol, Refusal, Release, Waiting,

@@ -11,8 +11,9 @@ pub const FIELDS_MAX: usize = 128;
 /// Bytes of a trailer section; more are refused with 431, or end the response from a backend.
 pub const TRAILER_BYTES_MAX: usize = 8 << 10;
 
-/// Bytes of one I/O buffer: larger than any head, so a head always fits in one.
-pub const BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of one I/O buffer: larger than any head, so a head always fits in one, and than a head with the
+/// 64 KiB that a loopback or a large receive can bring at once.
+pub const BUFFER_BYTES: usize = 128 << 10;
 
 /// A head that is still incomplete waits in a buffer of this size, so that many slow clients cost little.
 pub const SMALL_BUFFER_BYTES: usize = 4 << 10;
@@ -68,6 +69,8 @@ pub struct Limits {
     pub series_max: usize,
     /// Access log bytes that may wait for the disk; lines beyond are dropped and counted.
     pub log_bytes_max: usize,
+    /// Requests one worker keeps for Cloud Logging in one second; those beyond are counted and not kept.
+    pub stored_requests_per_second_max: u32,
 }
 
 impl Default for Limits {
@@ -91,6 +94,7 @@ impl Default for Limits {
             http2_idle_frames_refill: 100,
             series_max: 20_000,
             log_bytes_max: 16 << 20,
+            stored_requests_per_second_max: 200,
         }
     }
 }

@@ -230,6 +230,8 @@ pub(crate) struct Registry {
     series: Mutex<Vec<Registered>>,
     /// Access log lines that were dropped, by whichever worker.
     pub(crate) log_lines_dropped: AtomicU64,
+    /// Requests that Cloud Logging does not show because there were too many in their second.
+    pub(crate) log_entries_dropped: AtomicU64,
     /// Tasks that ended in a panic; each cost one connection or one HTTP/2 stream.
     pub(crate) panics: AtomicU64,
 }

@@ -9,6 +9,9 @@ use std::sync::atomic::Ordering;
 /// The prefix of every metric: `loadbalancing.googleapis.com/https/internal/`.
 const PREFIX: &str = "loadbalancing_googleapis_com:https_internal_";
 
+/// The prefix of the metrics of services: `run.googleapis.com/`.
+const RUN_PREFIX: &str = "run_googleapis_com:";
+
 /// One series summed over all workers.
 #[derive(Debug, Default)]
 struct Sum {
@@ -26,6 +29,13 @@ struct Distribution {
 }
 
 impl Distribution {
+    fn merge(&mut self, other: &Distribution) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum_micros += other.sum_micros;
+    }
+
     fn add(&mut self, histogram: &Histogram) {
         for (count, cell) in self.counts.iter_mut().zip(&histogram.counts) {
             *count += cell.get();
@@ -35,6 +45,14 @@ impl Distribution {
 }
 
 impl Sum {
+    fn merge(&mut self, other: &Sum) {
+        self.requests += other.requests;
+        self.request_bytes += other.request_bytes;
+        self.response_bytes += other.response_bytes;
+        self.total.merge(&other.total);
+        self.backend.merge(&other.backend);
+    }
+
     fn add(&mut self, series: &Series) {
         self.requests += series.requests.get();
         self.request_bytes += series.request_bytes.get();
@@ -50,11 +68,13 @@ pub(crate) fn render(registry: &Registry) -> String {
     for (labels, status, series) in registry.all() {
         sums.entry((labels, status)).or_default().add(&series);
     }
+    let mut out = String::new();
+    let of_services = by_service(&sums);
     let rows: Vec<(String, Sum)> = sums
         .into_iter()
+        .filter(|((labels, _), _)| !is_run_app(labels))
         .map(|((labels, status), sum)| (label_text(&labels, status), sum))
         .collect();
-    let mut out = String::new();
     type Count = fn(&Sum) -> u64;
     let counters: [(&str, &str, Count); 3] = [
         ("request_count", "Requests served.", |sum| sum.requests),
@@ -62,9 +82,9 @@ pub(crate) fn render(registry: &Registry) -> String {
         ("response_bytes_count", "Bytes of responses.", |sum| sum.response_bytes),
     ];
     for (name, help, count) in counters {
-        head(&mut out, name, "counter", help);
+        head(&mut out, PREFIX, name, "counter", help);
         for (labels, sum) in &rows {
-            line(&mut out, name, "_total", labels, &count(sum).to_string());
+            line(&mut out, PREFIX, name, "_total", labels, &count(sum).to_string());
         }
     }
     type Part = fn(&Sum) -> &Distribution;
@@ -75,14 +95,66 @@ pub(crate) fn render(registry: &Registry) -> String {
         ("backend_latencies", "Milliseconds an instance took.", |sum| &sum.backend),
     ];
     for (name, help, part) in histograms {
-        head(&mut out, name, "histogram", help);
+        head(&mut out, PREFIX, name, "histogram", help);
         for (labels, sum) in &rows {
-            distribution(&mut out, name, labels, part(sum));
+            distribution(&mut out, PREFIX, name, labels, part(sum));
         }
+    }
+    head(
+        &mut out,
+        RUN_PREFIX,
+        "request_count",
+        "counter",
+        "Requests to a revision, however they came.",
+    );
+    for (labels, sum) in &of_services {
+        line(&mut out, RUN_PREFIX, "request_count", "_total", labels, &sum.requests.to_string());
+    }
+    let help = "Milliseconds from a request's head to its last byte.";
+    head(&mut out, RUN_PREFIX, "request_latencies", "histogram", help);
+    for (labels, sum) in &of_services {
+        distribution(&mut out, RUN_PREFIX, "request_latencies", labels, &sum.total);
     }
     own_counters(&mut out, registry);
     out.push_str("# EOF\n");
     out
+}
+
+/// Whether the requests came to a service's own address, and through no load balancer.
+fn is_run_app(labels: &Labels) -> bool {
+    labels.forwarding_rule.is_empty() && labels.network.is_empty() && !labels.protocol.is_empty()
+}
+
+/// The requests of each revision by status, whichever way they came, under Cloud Run's labels.
+fn by_service(sums: &BTreeMap<(Arc<Labels>, u16), Sum>) -> BTreeMap<String, Sum> {
+    let mut of_services: BTreeMap<String, Sum> = BTreeMap::new();
+    for ((labels, status), sum) in sums {
+        if labels.service.is_empty() {
+            continue;
+        }
+        let pairs = [
+            ("project_id", &labels.project),
+            ("location", &labels.region),
+            ("service_name", &labels.service),
+            ("revision_name", &labels.revision),
+        ];
+        let class = status / 100;
+        let text = format!(
+            "{}response_code=\"{status}\",response_code_class=\"{class}xx\"",
+            pair_text(&pairs)
+        );
+        of_services.entry(text).or_default().merge(sum);
+    }
+    of_services
+}
+
+fn pair_text(pairs: &[(&str, &String)]) -> String {
+    let mut text = String::new();
+    for (name, value) in pairs {
+        let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(text, "{name}=\"{escaped}\",");
+    }
+    text
 }
 
 fn own_counters(out: &mut String, registry: &Registry) {
@@ -91,6 +163,11 @@ fn own_counters(out: &mut String, registry: &Registry) {
             "access_log_lines_dropped",
             "Log lines the disk was too slow for.",
             &registry.log_lines_dropped,
+        ),
+        (
+            "request_log_entries_dropped",
+            "Requests Cloud Logging does not show, for there were too many in a second.",
+            &registry.log_entries_dropped,
         ),
         ("panics", "Connections or streams ended by a bug.", &registry.panics),
     ];
@@ -104,25 +181,25 @@ fn own_counters(out: &mut String, registry: &Registry) {
     }
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# TYPE {PREFIX}{name} {kind}\n# HELP {PREFIX}{name} {help}");
+fn head(out: &mut String, prefix: &str, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# TYPE {prefix}{name} {kind}\n# HELP {prefix}{name} {help}");
 }
 
-fn line(out: &mut String, name: &str, suffix: &str, labels: &str, value: &str) {
-    let _ = writeln!(out, "{PREFIX}{name}{suffix}{{{labels}}} {value}");
+fn line(out: &mut String, prefix: &str, name: &str, suffix: &str, labels: &str, value: &str) {
+    let _ = writeln!(out, "{prefix}{name}{suffix}{{{labels}}} {value}");
 }
 
-fn distribution(out: &mut String, name: &str, labels: &str, part: &Distribution) {
+fn distribution(out: &mut String, prefix: &str, name: &str, labels: &str, part: &Distribution) {
     let mut below = 0;
     for (count, bound) in part.counts.iter().zip(BOUNDS_MICROS) {
         below += count;
         let labels = format!("{labels},le=\"{}\"", millis(bound));
-        line(out, name, "_bucket", &labels, &below.to_string());
+        line(out, prefix, name, "_bucket", &labels, &below.to_string());
     }
     let all = part.counts.iter().sum::<u64>().to_string();
-    line(out, name, "_bucket", &format!("{labels},le=\"+Inf\""), &all);
-    line(out, name, "_sum", labels, &millis(part.sum_micros));
-    line(out, name, "_count", labels, &all);
+    line(out, prefix, name, "_bucket", &format!("{labels},le=\"+Inf\""), &all);
+    line(out, prefix, name, "_sum", labels, &millis(part.sum_micros));
+    line(out, prefix, name, "_count", labels, &all);
 }
 
 fn millis(micros: u64) -> String {
@@ -140,11 +217,7 @@ fn label_text(labels: &Labels, status: u16) -> String {
         ("service_name", &labels.service),
         ("revision_name", &labels.revision),
     ];
-    let mut text = String::new();
-    for (name, value) in pairs {
-        let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let _ = write!(text, "{name}=\"{escaped}\",");
-    }
+    let mut text = pair_text(&pairs);
     let class = u32::from(status) / 100 * 100;
     let _ = write!(
         text,

@@ -1,20 +1,22 @@
 //! The two ends of a client's connection: what headers, variables and logs say about them.
 
-use crate::fields::put_decimal;
 use plan::decision::Scheme;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::rc::Rc;
+
+/// Bytes of two addresses and the comma between them.
+const ADDRESSES_BYTES_MAX: usize = 31;
 
 /// What one connection of a client is, for all its requests.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) client: SocketAddrV4,
     pub(crate) server: SocketAddrV4,
-    /// `client,balancer`, what is appended to `X-Forwarded-For`.
-    pub(crate) forwarded: Box<str>,
-    /// The client's address and port, as the log writes them.
-    pub(crate) remote: Box<str>,
-    pub(crate) tls: Option<TlsFacts>,
+    /// `client,balancer`, kept in place because most connections are short.
+    addresses: [u8; ADDRESSES_BYTES_MAX],
+    client_bytes: u8,
+    addresses_bytes: u8,
+    forwarded_bytes: u8,
+    pub(crate) tls: Option<Box<TlsFacts>>,
 }
 
 /// What a TLS connection agreed on.
@@ -26,35 +28,58 @@ pub(crate) struct TlsFacts {
     pub(crate) server_name: Option<String>,
 }
 
-fn put_number(out: &mut String, number: u64) {
-    put_decimal(number, |digits| out.extend(digits.iter().map(|digit| char::from(*digit))));
-}
-
-fn put_address(out: &mut String, address: Ipv4Addr) {
-    for (at, octet) in address.octets().into_iter().enumerate() {
-        if at > 0 {
-            out.push('.');
+/// Writes an address at `at` and says where it ends.
+fn put_address(out: &mut [u8; ADDRESSES_BYTES_MAX], mut at: u8, address: Ipv4Addr) -> u8 {
+    let mut put = |byte: u8| {
+        out[usize::from(at)] = byte;
+        at += 1;
+    };
+    for (place, octet) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            put(b'.');
         }
-        put_number(out, u64::from(octet));
+        if octet >= 100 {
+            put(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            put(b'0' + octet / 10 % 10);
+        }
+        put(b'0' + octet % 10);
     }
+    at
 }
 
 impl Peer {
+    /// `names_itself`: a load balancer adds its own address to the client's, the front end of `run.app`
+    /// addresses does not.
     pub(crate) fn new(
         client: SocketAddrV4,
         server: SocketAddrV4,
         tls: Option<TlsFacts>,
-    ) -> Rc<Peer> {
-        let mut forwarded = String::with_capacity(31);
-        put_address(&mut forwarded, *client.ip());
-        let mut remote = String::with_capacity(21);
-        remote.push_str(&forwarded);
-        remote.push(':');
-        put_number(&mut remote, u64::from(client.port()));
-        forwarded.push(',');
-        put_address(&mut forwarded, *server.ip());
-        let (forwarded, remote) = (forwarded.into(), remote.into());
-        Rc::new(Peer { client, server, forwarded, remote, tls })
+        names_itself: bool,
+    ) -> Peer {
+        let mut addresses = [b','; ADDRESSES_BYTES_MAX];
+        let client_bytes = put_address(&mut addresses, 0, *client.ip());
+        let addresses_bytes = put_address(&mut addresses, client_bytes + 1, *server.ip());
+        let tls = tls.map(Box::new);
+        let forwarded_bytes = if names_itself { addresses_bytes } else { client_bytes };
+        Peer { client, server, addresses, client_bytes, addresses_bytes, forwarded_bytes, tls }
+    }
+
+    /// `client,balancer` or `client`, what is appended to `X-Forwarded-For`.
+    pub(crate) fn forwarded(&self) -> &[u8] {
+        &self.addresses[..usize::from(self.forwarded_bytes)]
+    }
+
+    /// The client's address in text.
+    pub(crate) fn client_address(&self) -> &[u8] {
+        &self.addresses[..usize::from(self.client_bytes)]
+    }
+
+    /// The balancer's address in text.
+    pub(crate) fn server_address(&self) -> &[u8] {
+        let from = usize::from(self.client_bytes) + 1;
+        &self.addresses[from..usize::from(self.addresses_bytes)]
     }
 
     pub(crate) fn scheme(&self) -> Scheme {
@@ -77,5 +102,23 @@ impl Peer {
             _ => return,
         };
         out.extend_from_slice(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for (client, server) in
+            [("1.2.3.4", "10.0.0.1"), ("255.255.255.255", "199.200.109.90"), ("0.0.0.0", "0.0.0.0")]
+        {
+            let end = |address: &str| SocketAddrV4::new(address.parse().unwrap(), 80);
+            let peer = Peer::new(end(client), end(server), None, true);
+            assert_eq!(peer.forwarded(), format!("{client},{server}").as_bytes());
+            assert_eq!(peer.client_address(), client.as_bytes());
+            assert_eq!(peer.server_address(), server.as_bytes());
+        }
     }
 }

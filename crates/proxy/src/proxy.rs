@@ -2,22 +2,23 @@
 //!
 //! The control side lives in one lock that no request ever takes.
 
-use crate::access_log::{LogTarget, LogWriter};
+use crate::access_log::{LogTarget, LogWriter, RequestLog};
 use crate::callers::Callers;
 use crate::endpoints::Endpoints;
 use crate::limits::Limits;
 use crate::listening::RuleCells;
 use crate::metrics::Registry;
 use crate::openmetrics;
-use crate::sockets::Sockets;
+use crate::sockets::{Sockets, listen_here};
 use crate::tls::{self, TlsError};
 use crate::worker::{self, Command, Parts, Set};
 use model::ResourceName;
 use plan::Plan;
+use plan::fleet::Arrival;
 use plan::load_balancer::{Listener, Tls};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{SocketAddrV4, TcpListener};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -33,12 +34,14 @@ pub struct Config {
     pub limits: Limits,
     /// Where the access log goes.
     pub log: LogTarget,
+    /// Who keeps what Cloud Logging shows of requests; nobody, if absent.
+    pub request_log: Option<Arc<dyn RequestLog>>,
 }
 
 impl Default for Config {
     fn default() -> Config {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Config { workers, limits: Limits::default(), log: LogTarget::Off }
+        Config { workers, limits: Limits::default(), log: LogTarget::Off, request_log: None }
     }
 }
 
@@ -104,10 +107,13 @@ pub struct RuleStatus {
     pub responses_by_class: [u64; 6],
 }
 
+/// TLS settings with what was made of them.
+type KnownTls = (Arc<Tls>, Arc<rustls::ServerConfig>);
+
 #[derive(Debug)]
 struct Open {
     listener: Arc<Listener>,
-    tls: Option<(Arc<Tls>, Arc<rustls::ServerConfig>)>,
+    tls: Option<KnownTls>,
     cells: Vec<Arc<RuleCells>>,
     sockets: Vec<TcpListener>,
 }
@@ -131,7 +137,7 @@ pub struct Proxy {
     control: Mutex<Control>,
     sockets: Arc<dyn Sockets>,
     registry: Arc<Registry>,
-    log: Mutex<Option<LogWriter>>,
+    logs: Mutex<Vec<LogWriter>>,
 }
 
 impl Proxy {
@@ -140,6 +146,8 @@ impl Proxy {
         let Parties { endpoints, sockets, callers } = parties;
         let registry = Arc::new(Registry::default());
         let log = LogWriter::start(&config.log).map_err(StartError::Log)?;
+        let store = config.request_log.as_ref().map(LogWriter::handing_to).transpose();
+        let store = store.map_err(StartError::Thread)?;
         let (mut workers, mut threads) = (Vec::new(), Vec::new());
         for number in 0..config.workers.max(1) {
             let (sender, receiver) = unbounded_channel();
@@ -148,6 +156,7 @@ impl Proxy {
                 endpoints: endpoints.clone(),
                 callers: callers.clone(),
                 log: log.as_ref().and_then(|log| log.worker(&registry, limits.log_bytes_max)),
+                store: store.as_ref().and_then(|log| log.worker(&registry, limits.log_bytes_max)),
                 registry: registry.clone(),
                 limits,
             };
@@ -162,6 +171,7 @@ impl Proxy {
             workers.push(sender);
             threads.push(thread);
         }
+        let logs = log.into_iter().chain(store).collect();
         let control = Control {
             plan: Arc::default(),
             open: BTreeMap::new(),
@@ -171,7 +181,7 @@ impl Proxy {
             workers,
             threads,
         };
-        Ok(Proxy { control: Mutex::new(control), sockets, registry, log: Mutex::new(log) })
+        Ok(Proxy { control: Mutex::new(control), sockets, registry, logs: Mutex::new(logs) })
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -214,12 +224,58 @@ impl Proxy {
         failures
     }
 
+    /// Serves the `run.app` addresses of all services where `listener` says, whatever the plan declares: in
+    /// its network, or, for those who come from outside, in the namespace of this process. With `tls`, what
+    /// arrives is a TLS handshake. Returns where, for a listener that leaves the port open. Blocks like
+    /// [`Proxy::apply`].
+    pub fn open_run_app(
+        &self,
+        mut listener: Listener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Result<SocketAddrV4, ListenFailure> {
+        let mut control = self.control();
+        let wanted = SocketAddrV4::new(listener.address, listener.port);
+        let mut sets: Vec<Vec<Set>> = control.workers.iter().map(|_| Vec::new()).collect();
+        let inherited = control.inherited.remove(&(listener.network.clone(), wanted));
+        let opened = match inherited {
+            Some(inherited) => Ok(inherited),
+            None if listener.arrival == Arrival::Outside => listen_here(wanted, sets.len()),
+            None => self.sockets.listen(&listener.network, wanted, sets.len()),
+        };
+        let bound = opened.and_then(|opened| {
+            let first = opened.first().map(TcpListener::local_addr).transpose()?;
+            let Some(SocketAddr::V4(address)) = first else {
+                return Err(io::ErrorKind::AddrNotAvailable.into());
+            };
+            Ok((opened, address))
+        });
+        let (opened, address) = bound.map_err(|source| {
+            let rule = listener.name.clone();
+            ListenFailure::Socket { rule, address: wanted, source }
+        })?;
+        listener.port = address.port();
+        control.open_sockets(&Arc::new(listener), (None, tls), opened, &mut sets)?;
+        let plan = control.plan.clone();
+        control.tell_workers(&plan, sets, &[]);
+        Ok(address)
+    }
+
+    /// Ends the service of `run.app` addresses that was opened under this name.
+    pub fn close_run_app(&self, name: &ResourceName) {
+        let mut control = self.control();
+        if let Some(open) = control.open.remove(name) {
+            let plan = control.plan.clone();
+            let sets = control.workers.iter().map(|_| Vec::new()).collect();
+            control.tell_workers(&plan, sets, &[open.listener.id]);
+        }
+    }
+
     /// Takes over sockets that another process listened on; the next [`Proxy::apply`] uses them instead
     /// of opening its own, so no connection in their queues is lost.
     pub fn inherit(&self, network: ResourceName, sockets: Vec<TcpListener>) -> io::Result<()> {
         let mut control = self.control();
         for socket in sockets {
-            if let std::net::SocketAddr::V4(address) = socket.local_addr()? {
+            if let SocketAddr::V4(address) = socket.local_addr()? {
                 control.inherited.entry((network.clone(), address)).or_default().push(socket);
             }
         }
@@ -277,7 +333,7 @@ impl Proxy {
                 tracing::error!("a worker of the data plane ended in a panic");
             }
         }
-        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -351,6 +407,20 @@ impl Control {
             Some(inherited) => inherited,
             None => sockets.listen(&listener.network, address, sets.len()).map_err(failed)?,
         };
+        self.open_sockets(listener, (tls, config), opened, sets)
+    }
+
+    /// Hands a listener's sockets out to the workers, and keeps them.
+    fn open_sockets(
+        &mut self,
+        listener: &Arc<Listener>,
+        (tls, config): (Option<KnownTls>, Option<Arc<rustls::ServerConfig>>),
+        opened: Vec<TcpListener>,
+        sets: &mut [Vec<Set>],
+    ) -> Result<(), ListenFailure> {
+        let name = listener.name.clone();
+        let address = SocketAddrV4::new(listener.address, listener.port);
+        let failed = |source| ListenFailure::Socket { rule: name.clone(), address, source };
         let copies: io::Result<Vec<_>> = opened.iter().map(TcpListener::try_clone).collect();
         let mut cells = Vec::new();
         for set in sets.iter_mut() {

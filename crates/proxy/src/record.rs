@@ -3,18 +3,20 @@
 //! Invariant: every request that was decided is recorded exactly once, also one that is aborted or whose
 //! task panics, because recording happens on drop.
 
-use crate::access_log::{put_json, put_time};
 use crate::backend;
-use crate::fields::{Fields, put_number};
+use crate::entries::Entries;
+use crate::fields::Fields;
 use crate::listening::{Serving, Slot};
 use crate::metrics::{Group, GroupKey, Labels, Measured};
 use crate::peer::Peer;
 use crate::worker::Worker;
+use model::ResourceName;
 use plan::decision::{Decision, Matched, RequestHead, Why};
+use plan::fleet::RevisionPlan;
 use plan::load_balancer::Listener;
 use std::borrow::Cow;
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Why the balancer ended a request, in the words of RFC 9209.
@@ -46,8 +48,8 @@ pub(crate) struct Record {
     worker: Rc<Worker>,
     slot: Rc<Slot>,
     group: Rc<Group>,
-    /// The first part of the log line, when this request is logged.
-    line: Option<Vec<u8>>,
+    /// The first parts of what is logged of this request.
+    entries: Entries,
     started: Instant,
     pub(crate) status: u16,
     pub(crate) request_bytes: u64,
@@ -78,32 +80,16 @@ impl Record {
             revision: revision.map_or(0, |revision| revision.id),
             protocol: subject.protocol,
         };
-        let group = worker.metrics.group(key, || {
-            let rule = &serving.listener;
-            let project = rule.name.project.to_string();
-            let named = |name: &model::ResourceName| name.name.to_string();
-            Labels {
-                project,
-                region: rule.name.region().unwrap_or("").to_owned(),
-                network: named(&rule.network),
-                forwarding_rule: named(&rule.name),
-                target_proxy: named(&rule.target),
-                backend_service: backend.map(|b| named(backend::name(b))).unwrap_or_default(),
-                service: revision.map(|r| named(&r.declared.service)).unwrap_or_default(),
-                revision: revision.map(|r| named(&r.name)).unwrap_or_default(),
-                protocol: subject.protocol,
-            }
-        });
-        let line = worker.log.as_ref().and_then(|_| {
-            let sampled = backend.is_some_and(|b| backend::logs(b, || worker.random()));
-            sampled.then(|| first_half(worker.buffers.text(), serving, subject, matched))
-        });
+        let group = worker
+            .metrics
+            .group(key, || labels(&serving.listener, matched, revision, subject.protocol));
+        let entries = Entries::begin(worker, serving, subject, decision, started);
         slot.cells.requests.add(1);
         Record {
             worker: worker.clone(),
             slot: slot.clone(),
             group,
-            line,
+            entries,
             started,
             status: 0,
             request_bytes: subject.head_bytes,
@@ -131,14 +117,47 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         // The end of the backend's part is the end of the request, but for what the log costs.
-        let measured = self.measured(self.backend_ended.unwrap_or_else(Instant::now));
+        let measured =
+            self.measured(self.backend_ended.unwrap_or_else(|| self.worker.read_clock()));
         self.group.record(&measured);
         self.slot.cells.by_class[usize::from(self.status / 100).min(5)].add(1);
-        if let (Some(mut line), Some(log)) = (self.line.take(), &self.worker.log) {
-            second_half(&mut line, &measured, self.proxy_status.as_ref());
-            log.push(&line);
-            self.worker.buffers.give_text(line);
-        }
+        self.entries.finish(&self.worker, &measured, self.proxy_status.as_ref());
+    }
+}
+
+/// The labels under which a request is counted. Services' own addresses have no forwarding rule.
+fn labels(
+    listener: &Listener,
+    matched: &Matched<'_>,
+    revision: Option<&Arc<RevisionPlan>>,
+    protocol: &'static str,
+) -> Labels {
+    let named = |name: &ResourceName| name.name.to_string();
+    let of_service = Labels {
+        service: revision.map(|r| named(&r.declared.service)).unwrap_or_default(),
+        revision: revision.map(|r| named(&r.name)).unwrap_or_default(),
+        protocol,
+        ..Labels::default()
+    };
+    let place = match listener.is_run_app() {
+        true => revision.map(|revision| &revision.name),
+        false => Some(&listener.name),
+    };
+    let in_place = Labels {
+        project: place.map(|name| name.project.to_string()).unwrap_or_default(),
+        region: place.and_then(|name| name.region()).unwrap_or_default().to_owned(),
+        ..of_service
+    };
+    if listener.is_run_app() {
+        return in_place;
+    }
+    let backend = matched.backend_service;
+    Labels {
+        network: named(&listener.network),
+        forwarding_rule: named(&listener.name),
+        target_proxy: named(&listener.target),
+        backend_service: backend.map(|b| named(backend::name(b))).unwrap_or_default(),
+        ..in_place
     }
 }
 
@@ -150,111 +169,4 @@ pub(crate) struct Subject<'a, F> {
     pub(crate) protocol: &'static str,
     pub(crate) peer: &'a Peer,
     pub(crate) head_bytes: u64,
-}
-
-/// The part of a log entry that is the same for all requests of a listener.
-pub(crate) fn listener_labels(listener: &Listener) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.extend_from_slice(b"\",\"severity\":\"INFO\",\"logName\":\"projects/");
-    out.extend_from_slice(listener.name.project.as_bytes());
-    out.extend_from_slice(
-        b"/logs/loadbalancing.googleapis.com%2Frequests\",\"resource\":{\"type\":\
-          \"internal_http_lb_rule\",\"labels\":{",
-    );
-    let labels: [(&str, &str); 6] = [
-        ("project_id", &listener.name.project),
-        ("region", listener.name.region().unwrap_or("")),
-        ("network_name", &listener.network.name),
-        ("forwarding_rule_name", &listener.name.name),
-        ("target_proxy_name", &listener.target.name),
-        ("url_map_name", backend::url_map_name(&listener.url_map)),
-    ];
-    for (name, value) in labels {
-        put_json(&mut out, name.as_bytes());
-        out.push(b':');
-        put_json(&mut out, value.as_bytes());
-        out.push(b',');
-    }
-    out
-}
-
-/// Everything of a log entry that is known once a request is decided.
-fn first_half<F: Fields>(
-    mut out: Vec<u8>,
-    serving: &Serving,
-    subject: &Subject<'_, F>,
-    matched: &Matched<'_>,
-) -> Vec<u8> {
-    out.extend_from_slice(b"{\"timestamp\":\"");
-    put_time(&mut out, SystemTime::now());
-    out.extend_from_slice(&serving.log_labels);
-    out.extend_from_slice(b"\"matched_url_path_rule\":");
-    put_json(&mut out, matched.rule.as_bytes());
-    if let Some(backend) = matched.backend_service {
-        out.extend_from_slice(b",\"backend_target_name\":");
-        put_json(&mut out, backend::name(backend).name.as_bytes());
-        out.extend_from_slice(b",\"backend_target_type\":\"BACKEND_SERVICE\"");
-    }
-    out.extend_from_slice(b"}},\"httpRequest\":{\"requestMethod\":");
-    put_json(&mut out, subject.head.method.as_bytes());
-    out.extend_from_slice(b",\"requestUrl\":");
-    put_url(&mut out, &subject.head);
-    if let Some(value) = subject.fields.first("user-agent") {
-        out.extend_from_slice(b",\"userAgent\":");
-        put_json(&mut out, value);
-    }
-    if let Some(value) = subject.fields.first("referer") {
-        out.extend_from_slice(b",\"referer\":");
-        put_json(&mut out, value);
-    }
-    out.extend_from_slice(b",\"remoteIp\":\"");
-    out.extend_from_slice(subject.peer.remote.as_bytes());
-    out.extend_from_slice(b"\",\"serverIp\":\"");
-    let server = subject.peer.forwarded.rsplit(',').next().unwrap_or("");
-    out.extend_from_slice(server.as_bytes());
-    out.extend_from_slice(b"\",\"protocol\":\"");
-    out.extend_from_slice(subject.protocol.as_bytes());
-    out.push(b'"');
-    out
-}
-
-fn put_url(out: &mut Vec<u8>, head: &RequestHead<'_>) {
-    let mut url: smallvec::SmallVec<[u8; 256]> = smallvec::SmallVec::new();
-    url.extend_from_slice(head.scheme.as_str().as_bytes());
-    url.extend_from_slice(b"://");
-    url.extend_from_slice(head.authority.as_bytes());
-    url.extend_from_slice(head.path.as_bytes());
-    if let Some(query) = head.query {
-        url.push(b'?');
-        url.extend_from_slice(query.as_bytes());
-    }
-    put_json(out, &url);
-}
-
-/// What is known when the request is over.
-fn second_half(out: &mut Vec<u8>, measured: &Measured, proxy_status: Option<&ProxyStatus>) {
-    out.extend_from_slice(b",\"status\":");
-    put_number(out, u64::from(measured.status));
-    out.extend_from_slice(b",\"requestSize\":\"");
-    put_number(out, measured.request_bytes);
-    out.extend_from_slice(b"\",\"responseSize\":\"");
-    put_number(out, measured.response_bytes);
-    out.extend_from_slice(b"\",\"latency\":\"");
-    put_number(out, measured.total.as_secs());
-    out.push(b'.');
-    let micros = measured.total.subsec_micros();
-    for place in [100_000, 10_000, 1_000, 100, 10, 1] {
-        out.push(b"0123456789"[(micros / place % 10) as usize]);
-    }
-    out.extend_from_slice(b"s\"}");
-    if let Some(status) = proxy_status {
-        out.extend_from_slice(
-            b",\"jsonPayload\":{\"@type\":\"type.googleapis.com/google.cloud.loadbalancing.type.\
-              LoadBalancerLogEntry\",\"proxyStatus\":",
-        );
-        let text = format!("error=\"{}\"; details=\"{}\"", status.error, status.details);
-        put_json(out, text.as_bytes());
-        out.push(b'}');
-    }
-    out.extend_from_slice(b"}\n");
 }

@@ -134,7 +134,10 @@ pub(crate) fn open<'p, F: Fields>(
     let record = Record::begin(worker, slot, serving, subject, &decision, started);
     match decision {
         Decision::Respond(respond) => Opened::Answer(Box::new(answer(respond, record))),
-        Decision::Forward(forward) => open_forward(connection, incoming, forward, record),
+        Decision::Forward(forward) => {
+            let arrival = serving.listener.arrival;
+            open_forward(connection, incoming, arrival, forward, record)
+        }
     }
 }
 
@@ -161,7 +164,7 @@ fn answer<'p>(respond: Respond<'p>, mut record: Record) -> Answer<'p> {
         headers: respond.headers,
         body: respond.body,
         delay: respond.delay,
-        edits: respond.header_actions.iter().map(|action| &action.response).collect(),
+        edits: rewrite::edits(respond.header_actions.iter().map(|action| &action.response)),
         record: Some(record),
     }
 }
@@ -169,6 +172,7 @@ fn answer<'p>(respond: Respond<'p>, mut record: Record) -> Answer<'p> {
 fn open_forward<'p, F: Fields>(
     connection: &Connection,
     incoming: &Incoming<'_, F>,
+    arrival: Arrival,
     forward: Forward<'p>,
     record: Record,
 ) -> Opened<'p> {
@@ -194,7 +198,7 @@ fn open_forward<'p, F: Fields>(
         timeout,
         forward,
     });
-    if let Some(refused) = forwarding.admission(connection, incoming) {
+    if let Some(refused) = forwarding.admission(connection, incoming, arrival) {
         return Opened::Answer(Box::new(forwarding.not_admitted(refused)));
     }
     if forwarding.forward.delay.is_none() {
@@ -232,9 +236,10 @@ pub(crate) fn outbound_head<F: Fields>(
     let forward = &forwarding.forward;
     let authority = forward.authority.unwrap_or(incoming.subject.head.authority);
     let target = forward.path_and_query.as_deref().unwrap_or(incoming.target);
-    let mut edits: Edits<'_> =
-        forward.header_actions.iter().map(|action| &action.request).collect();
-    edits.push(backend::request_edit(forward.backend_service));
+    let edits = rewrite::edits(
+        (forward.header_actions.iter().map(|action| &action.request))
+            .chain(Some(backend::request_edit(forward.backend_service))),
+    );
     let context = RequestContext {
         peer: &connection.peer,
         protocol: incoming.subject.protocol,
@@ -437,9 +442,10 @@ impl<'p> Forwarding<'p> {
     /// Edits and CORS of the response.
     pub(crate) fn response_context<'a>(&'a self) -> ResponseContext<'a> {
         let forward = &self.forward;
-        let mut edits: Edits<'_> =
-            forward.header_actions.iter().map(|action| &action.response).collect();
-        edits.push(backend::response_edit(forward.backend_service));
+        let edits = rewrite::edits(
+            (forward.header_actions.iter().map(|action| &action.response))
+                .chain(Some(backend::response_edit(forward.backend_service))),
+        );
         let cors = forward.cors.zip(self.origin.clone());
         ResponseContext { edits, cors }
     }
@@ -449,6 +455,7 @@ impl<'p> Forwarding<'p> {
         &self,
         connection: &Connection,
         incoming: &Incoming<'_, F>,
+        arrival: Arrival,
     ) -> Option<plan::fleet::Refusal> {
         let service = self.forward.service;
         let identity = (!service.is_public())
@@ -460,7 +467,7 @@ impl<'p> Forwarding<'p> {
             Some(Identity::Invalid) => Caller::Invalid,
             Some(Identity::Known { member, audience }) => Caller::Identified { member, audience },
         };
-        let verdict = service.admits(Arrival::InternalLoadBalancer, caller);
+        let verdict = service.admits(arrival, caller);
         verdict.refusal(incoming.subject.head.path)
     }
 
@@ -488,7 +495,7 @@ impl<'p> Forwarding<'p> {
         self.record.proxy_status = Some(proxy_status);
         let forward = &self.forward;
         Answer {
-            edits: forward.header_actions.iter().map(|action| &action.response).collect(),
+            edits: rewrite::edits(forward.header_actions.iter().map(|action| &action.response)),
             record: Some(self.record),
             ..Answer::text(status, body)
         }

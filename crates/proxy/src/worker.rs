@@ -22,6 +22,7 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::task::Waker;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,6 +32,13 @@ use tokio::time::Instant;
 
 /// How often idle connections to instances are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the two clocks are taken to run alike.
+const CLOCKS_AGREE: Duration = Duration::from_secs(1);
+
+/// Tasks that run before the sockets are asked again. More than the runtime's own choice: with hundreds of
+/// busy connections each question costs a system call, and who has become ready waits for its turn anyway.
+const EVENT_INTERVAL: u32 = 256;
 
 /// One rule to serve from now on.
 #[derive(Debug)]
@@ -81,6 +89,10 @@ pub(crate) struct Worker {
     pub(crate) metrics: WorkerMetrics,
     pub(crate) registry: Arc<Registry>,
     pub(crate) log: Option<WorkerLog>,
+    /// The way to Cloud Logging.
+    pub(crate) store: Option<WorkerLog>,
+    /// Since when requests are counted that were kept, and how many were.
+    stored: Cell<Option<(Instant, u32)>>,
     pub(crate) draining: Cell<bool>,
     /// Another process accepts on the same sockets.
     pub(crate) handed_over: Cell<bool>,
@@ -93,8 +105,11 @@ pub(crate) struct Worker {
     plan: RefCell<Rc<Held>>,
     slots: RefCell<HashMap<u64, Rc<Slot>>>,
     random: Cell<u64>,
-    keys: Cell<u64>,
     date: RefCell<(u64, String)>,
+    /// What the clock said when it was last read.
+    clock: Cell<Instant>,
+    /// The same moment on both clocks, not older than [`CLOCKS_AGREE`].
+    clocks: Cell<(Instant, SystemTime)>,
 }
 
 /// What a worker is made of.
@@ -105,6 +120,7 @@ pub(crate) struct Parts {
     pub(crate) callers: Arc<dyn Callers>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) log: Option<WorkerLog>,
+    pub(crate) store: Option<WorkerLog>,
 }
 
 impl Worker {
@@ -116,6 +132,8 @@ impl Worker {
             metrics: WorkerMetrics::new(&parts.registry, parts.limits.series_max),
             registry: parts.registry,
             log: parts.log,
+            store: parts.store,
+            stored: Cell::default(),
             draining: Cell::new(false),
             handed_over: Cell::new(false),
             stop: Notify::new(),
@@ -125,8 +143,9 @@ impl Worker {
             plan: RefCell::default(),
             slots: RefCell::default(),
             random: Cell::new(RandomState::new().build_hasher().finish()),
-            keys: Cell::new(0),
             date: RefCell::default(),
+            clock: Cell::new(Instant::now()),
+            clocks: Cell::new((Instant::now(), SystemTime::now())),
             limits: parts.limits,
             endpoints: parts.endpoints,
             callers: parts.callers,
@@ -147,16 +166,52 @@ impl Worker {
         mixed ^ (mixed >> 31)
     }
 
+    /// Whether one more request may be kept for Cloud Logging in this second; if not, that is counted.
+    pub(crate) fn stores_one_more(&self, now: Instant) -> bool {
+        if self.store.is_none() {
+            return false;
+        }
+        let (begun, count) = match self.stored.get() {
+            Some((begun, count)) if now < begun + Duration::from_secs(1) => (begun, count),
+            _ => (now, 0),
+        };
+        if count >= self.limits.stored_requests_per_second_max {
+            self.registry.log_entries_dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.stored.set(Some((begun, count + 1)));
+        true
+    }
+
     /// Ids for a request that brings no trace.
     pub(crate) fn fresh_trace(&self) -> Trace {
         let trace = u128::from(self.random()) << 64 | u128::from(self.random() | 1);
         Trace { trace, span: self.random() | 1 }
     }
 
-    /// A number nothing else of this worker has.
-    pub(crate) fn next_key(&self) -> u64 {
-        self.keys.set(self.keys.get() + 1);
-        self.keys.get()
+    /// Reads the clock.
+    pub(crate) fn read_clock(&self) -> Instant {
+        let now = Instant::now();
+        self.clock.set(now);
+        now
+    }
+
+    /// What [`Worker::read_clock`] gave last: right for whoever runs just behind it.
+    pub(crate) fn last_clock(&self) -> Instant {
+        self.clock.get()
+    }
+
+    /// The time of day at a moment that is just past.
+    pub(crate) fn wall_clock(&self, at: Instant) -> SystemTime {
+        let (then, wall) = self.clocks.get();
+        match at.checked_duration_since(then) {
+            Some(since) if since < CLOCKS_AGREE => wall + since,
+            _ => {
+                let wall = SystemTime::now();
+                self.clocks.set((at, wall));
+                wall
+            }
+        }
     }
 
     /// Appends the time of a `Date` field.
@@ -215,7 +270,7 @@ impl Worker {
             }
         };
         let _ = tokio::time::timeout_at(over, settled).await;
-        if let Some(log) = &self.log {
+        for log in self.log.iter().chain(&self.store) {
             log.flush();
         }
     }
@@ -226,6 +281,7 @@ impl Worker {
             let now = Instant::now();
             self.upstreams.sweep(now, self.limits.backend_keepalive);
             self.http2_upstreams.sweep();
+            self.buffers.sweep();
         }
     }
 }
@@ -233,8 +289,10 @@ impl Worker {
 /// Runs a worker until it has drained.
 pub(crate) fn run(parts: Parts, mut commands: UnboundedReceiver<Command>) -> io::Result<()> {
     let options = tokio::runtime::LocalOptions::default();
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build_local(options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(EVENT_INTERVAL)
+        .build_local(options)?;
     runtime.block_on(async move {
         let worker = Worker::new(parts);
         let sweeper = worker.clone();
@@ -243,6 +301,12 @@ pub(crate) fn run(parts: Parts, mut commands: UnboundedReceiver<Command>) -> io:
         tokio::task::spawn_local(async move {
             if let Some(log) = &logger.log {
                 log.keep_fresh().await;
+            }
+        });
+        let storer = worker.clone();
+        tokio::task::spawn_local(async move {
+            if let Some(store) = &storer.store {
+                store.keep_fresh().await;
             }
         });
         while let Some(command) = commands.recv().await {

@@ -7,6 +7,7 @@ mod images;
 mod status;
 
 use crate::applier::Applier;
+use crate::data_dir::RunAppAddresses;
 use api::{Api, ApiError, Dialect, Reason, Request, Response};
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -18,11 +19,17 @@ pub(crate) struct Admin {
     api: Api,
     applier: Arc<Applier>,
     images: ImageStore,
+    run_app: RunAppAddresses,
 }
 
 impl Admin {
-    pub(crate) fn new(api: Api, applier: Arc<Applier>, images: ImageStore) -> Admin {
-        Admin { api, applier, images }
+    pub(crate) fn new(
+        api: Api,
+        applier: Arc<Applier>,
+        images: ImageStore,
+        run_app: RunAppAddresses,
+    ) -> Admin {
+        Admin { api, applier, images, run_app }
     }
 
     /// The answer to one request.

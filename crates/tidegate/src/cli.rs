@@ -65,6 +65,7 @@ pub(crate) enum Verb {
     /// Tell the whole decision for one request: rule, backend, mask, service, revision, verdicts
     #[command(after_help = "Examples:
   tidegate explain http://example.com/login/web --network lb-network --address 10.1.2.2
+  tidegate explain https://hello-123456789012.us-west1.run.app/
   tidegate explain http://example.com/login --map exported-map.yaml")]
     Explain(Explain),
     /// Name what can never match or never be reached in an exported URL map
@@ -109,6 +110,18 @@ pub(crate) struct Up {
     /// A docker config.json with credentials of private registries
     #[arg(long, env = "TIDEGATE_REGISTRY_CONFIG", value_name = "FILE")]
     pub(crate) registry_config: Option<PathBuf>,
+    /// Where base images for sources come from, such as `registry.example/runtimes`; without it
+    /// they are put together from what this machine has
+    #[arg(long, env = "TIDEGATE_BASE_IMAGES", value_name = "PREFIX")]
+    pub(crate) base_images: Option<String>,
+    /// The socket of Docker Engine, which builds sources that have a Dockerfile
+    #[arg(
+        long,
+        env = "TIDEGATE_DOCKER_SOCKET",
+        default_value = "/var/run/docker.sock",
+        value_name = "FILE"
+    )]
+    pub(crate) docker_socket: PathBuf,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -33,8 +33,20 @@ pub(crate) struct Running {
     pub(crate) api: SocketAddr,
     /// Where the metrics are.
     pub(crate) metrics: SocketAddr,
+    /// Where the `run.app` addresses of services are answered.
+    #[serde(default)]
+    pub(crate) run_app: Option<RunAppAddresses>,
     /// The project of the first start.
     pub(crate) project: String,
+}
+
+/// Where every service is answered whose `run.app` name a client gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunAppAddresses {
+    /// Without TLS, by the `Host` field.
+    pub(crate) http: SocketAddrV4,
+    /// With TLS, by the server name and the `Host` field.
+    pub(crate) https: SocketAddrV4,
 }
 
 /// The right to run a server on the directory; given up when dropped.
@@ -161,13 +173,19 @@ impl DataDir {
 
 impl Running {
     /// What this process announces.
-    pub(crate) fn this(api: SocketAddr, metrics: SocketAddr, project: &str) -> Running {
+    pub(crate) fn this(
+        api: SocketAddr,
+        metrics: SocketAddr,
+        run_app: Option<RunAppAddresses>,
+        project: &str,
+    ) -> Running {
         Running {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             api,
             metrics,
+            run_app,
             project: project.into(),
         }
     }
@@ -214,7 +232,7 @@ mod tests {
         let held = dir.hold().unwrap();
         assert!(dir.running().unwrap_err().to_string().contains("still starting"));
         let address = "127.0.0.1:1".parse().unwrap();
-        let running = Running::this(address, address, "p");
+        let running = Running::this(address, address, None, "p");
         dir.announce(&running).unwrap();
         assert_eq!(dir.running().unwrap(), running);
         drop(held);
@@ -236,7 +254,7 @@ mod tests {
         let (_parent, dir) = fresh();
         let _held = dir.hold().unwrap();
         let address = "127.0.0.1:1".parse().unwrap();
-        let newer = Running { format: FORMAT + 1, ..Running::this(address, address, "p") };
+        let newer = Running { format: FORMAT + 1, ..Running::this(address, address, None, "p") };
         dir.announce(&newer).unwrap();
         assert!(dir.running().unwrap_err().to_string().contains("newer"));
     }

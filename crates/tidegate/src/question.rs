@@ -68,6 +68,12 @@ impl Question {
         host.parse().ok()
     }
 
+    /// Whether the URL is the own address of a Cloud Run service.
+    pub(crate) fn is_for_run_app(&self) -> bool {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        host.to_ascii_lowercase().ends_with(".run.app")
+    }
+
     /// The port a client would connect to.
     pub(crate) fn port(&self) -> u16 {
         let given = self.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());

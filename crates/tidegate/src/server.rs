@@ -8,21 +8,25 @@ use crate::applier::{Applier, chain};
 use crate::behind::Counter;
 use crate::cli::Up;
 use crate::data_dir::{DataDir, Held, Running};
+use crate::joins::builds::SourceBuilds;
 use crate::joins::callers::IssuedTokens;
 use crate::joins::endpoints::FleetEndpoints;
 use crate::joins::instance_port::VpcPorts;
 use crate::joins::logs::ContainerLogs;
 use crate::joins::metadata::{ContainerMetadata, MachineMetadata};
 use crate::joins::observed::Progress;
+use crate::joins::request_log::RequestEntries;
 use crate::joins::run_apps::RunApps;
 use crate::joins::sockets::VpcSockets;
 use crate::metrics;
 use anyhow::{Context, bail};
+use api::builds::Builds;
 use api::door::{self, Door};
 use api::metadata::Metadata;
 use api::{Api, Front, Machine, Observed, Platform, World};
 use plan::Plan;
 use plan::network::Networks;
+use serverless::builds::{Builder, BuilderConfig};
 use serverless::fleet::{Fleet, FleetOptions, RevisionOutcome, SecretFiles, StoreImages};
 use serverless::images::{ImageStore, ImageStoreConfig};
 use serverless::logs::LogStore;
@@ -58,6 +62,7 @@ struct Parts {
     identity: Arc<api::oauth::Identity>,
     plans: watch::Receiver<Arc<Plan>>,
     images: ImageStore,
+    builder: Builder,
     runtime: Arc<dyn Runtime>,
     applier: Arc<Applier>,
     tasks: Vec<JoinHandle<()>>,
@@ -94,11 +99,13 @@ impl Server {
         let mut parts = Parts::assemble(dir, options).await?;
         parts.wait_until_served().await;
 
-        let door = parts.open_door(dir, options).await?;
+        let run_apps = parts.open_run_apps(dir, before.as_ref()).await?;
+        let door = parts.open_door(dir, options, run_apps).await?;
         let proxy = parts.applier.proxy.clone();
         let render: metrics::Render = Arc::new(move || proxy.render_openmetrics());
         let metrics_at = metrics::serve(metrics_address(options, before.as_ref()), render).await?;
-        let running = Running::this(door.address(), metrics_at, &options.project);
+        let running =
+            Running::this(door.address(), metrics_at, Some(run_apps.addresses), &options.project);
         dir.announce(&running)?;
         let (ask, stopping) = watch::channel(false);
         parts.tasks.push(tokio::spawn(async move {
@@ -134,6 +141,7 @@ impl Server {
         tokio::task::spawn_blocking(move || draining.drain(DRAIN_PATIENCE)).await?;
         fleet.stop(DRAIN_PATIENCE).await;
         self.parts.runtime.shut_down().await;
+        self.parts.builder.shut_down().await;
         metadata.follow(vpc, &Networks::default());
         let vpc = vpc.clone();
         let failures = tokio::task::spawn_blocking(move || vpc.down()).await?;
@@ -158,17 +166,25 @@ impl Parts {
             .context("could not open the tokens")?;
         let identity = Arc::new(identity);
         let logs = LogStore::new();
-        let container_logs = Arc::new(ContainerLogs::new(logs.clone()));
-        let platform = Platform { identity: identity.clone(), logs: container_logs };
+        let requests = Arc::new(RequestEntries::default());
+        let container_logs = Arc::new(ContainerLogs::new(logs.clone(), requests.clone()));
+        let directory = dir.join("images");
+        let credentials = options.registry_config.clone();
+        let images = ImageStore::open(ImageStoreConfig { directory, credentials })
+            .context("could not open the image store")?;
+        let builder = open_builder(dir, options, &images).await?;
+        let builds =
+            Builds::new(Arc::new(SourceBuilds { builder: builder.clone() }), dir.join("objects"));
+        let platform = Platform {
+            identity: identity.clone(),
+            logs: container_logs,
+            builds: Some(Arc::new(builds)),
+        };
         let api = Api::on_platform(world, progress.clone(), Arc::new(Machine), platform);
         api.ensure_project(&options.project, &options.project)
             .await
             .map_err(|error| anyhow::anyhow!("could not make the project: {error}"))?;
 
-        let directory = dir.join("images");
-        let credentials = options.registry_config.clone();
-        let images = ImageStore::open(ImageStoreConfig { directory, credentials })
-            .context("could not open the image store")?;
         let metadata = Metadata::new(api.clone(), identity.clone());
         let surroundings =
             Surroundings { metadata: Some(Arc::new(ContainerMetadata(metadata.clone()))) };
@@ -179,7 +195,7 @@ impl Parts {
             Arc::new(SecretFiles::new(dir.join("secrets"))),
             logs,
         ));
-        let proxy = Arc::new(start_proxy(options, &fleet, &vpc, &identity)?);
+        let proxy = Arc::new(start_proxy(options, &fleet, &vpc, &identity, requests)?);
         let machines = Arc::new(MachineMetadata::new(metadata));
         let applier =
             Arc::new(Applier { vpc, fleet, proxy, progress: progress.clone(), metadata: machines });
@@ -188,7 +204,7 @@ impl Parts {
             tokio::spawn(progress.follow_instances()),
             tokio::spawn(record_outcomes(api.clone(), outcomes)),
         ];
-        Ok(Parts { api, identity, plans, images, runtime, applier, tasks })
+        Ok(Parts { api, identity, plans, images, builder, runtime, applier, tasks })
     }
 
     /// Waits until the newest plan is carried out.
@@ -199,9 +215,26 @@ impl Parts {
         let _ = applied.wait_for(|applied| *applied >= number).await;
     }
 
+    /// Lets clients of services in.
+    async fn open_run_apps(
+        &self,
+        dir: &DataDir,
+        before: Option<&Running>,
+    ) -> anyhow::Result<RunApps> {
+        let (dir, proxy) = (dir.clone(), self.applier.proxy.clone());
+        let before = before.and_then(|before| before.run_app);
+        tokio::task::spawn_blocking(move || RunApps::open(&dir, &proxy, before)).await?
+    }
+
     /// Lets clients in.
-    async fn open_door(&self, dir: &DataDir, options: &Up) -> anyhow::Result<Door> {
-        let admin = Admin::new(self.api.clone(), self.applier.clone(), self.images.clone());
+    async fn open_door(
+        &self,
+        dir: &DataDir,
+        options: &Up,
+        run_apps: RunApps,
+    ) -> anyhow::Result<Door> {
+        let (api, images) = (self.api.clone(), self.images.clone());
+        let admin = Admin::new(api, self.applier.clone(), images, run_apps.addresses);
         let front = Front::new(self.api.clone(), self.identity.clone());
         let vpc = self.applier.vpc.clone();
         let config = door::Config {
@@ -210,7 +243,7 @@ impl Parts {
             beyond_loopback: options.listen_beyond_loopback,
             behind: Arc::new(Counter { front, admin }),
             instances: Arc::new(VpcPorts { vpc, plans: self.plans.clone() }),
-            run_apps: Arc::new(RunApps::new(self.applier.proxy.clone())),
+            run_apps: Arc::new(run_apps),
         };
         Door::start(config).await.context("could not open the API's port")
     }
@@ -222,12 +255,28 @@ pub(crate) async fn clear(dir: &DataDir) -> anyhow::Result<()> {
     let vpc = Vpc::open(dir.root()).context("could not open the VPC part")?;
     let runtime = open_runtime(dir, &LogStore::new(), Surroundings::default()).await?;
     runtime.shut_down().await;
+    let builds = dir.join("builds");
+    Builder::clear(&builds, HelperProgram::this_program())
+        .await
+        .context("could not clear what builds left")?;
     let failures = tokio::task::spawn_blocking(move || vpc.down()).await?;
     if failures.is_empty() {
         return Ok(());
     }
     let failures: Vec<String> = failures.iter().map(|failure| chain(failure)).collect();
     bail!("something is left on the host:\n  {}", failures.join("\n  "))
+}
+
+/// Builds from source, with a runtime of its own that is only ever used for them.
+async fn open_builder(dir: &DataDir, options: &Up, images: &ImageStore) -> anyhow::Result<Builder> {
+    let config = BuilderConfig {
+        directory: dir.join("builds"),
+        helper: HelperProgram::this_program(),
+        images: images.clone(),
+        base_images: options.base_images.clone(),
+        docker_socket: options.docker_socket.clone(),
+    };
+    Builder::open(config).await.context("could not open the builder")
 }
 
 async fn open_runtime(
@@ -256,11 +305,13 @@ fn start_proxy(
     fleet: &Fleet,
     vpc: &Vpc,
     identity: &Arc<api::oauth::Identity>,
+    requests: Arc<RequestEntries>,
 ) -> anyhow::Result<proxy::Proxy> {
     let mut config = proxy::Config::default();
     if let Some(workers) = options.workers {
         config.workers = workers;
     }
+    config.request_log = Some(requests);
     config.log = match options.access_log.as_str() {
         "none" => proxy::LogTarget::Off,
         "-" => proxy::LogTarget::Stdout,

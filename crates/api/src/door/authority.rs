@@ -18,8 +18,10 @@ use rcgen::{
     NameConstraints, SanType, SerialNumber,
 };
 use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use time::{Duration, OffsetDateTime};
 
 use super::hosts::DOMAINS;
@@ -142,26 +144,37 @@ impl Authority {
         leaves.by_host.get(host).filter(|leaf| now < leaf.renew_at).map(|leaf| leaf.config.clone())
     }
 
+    /// A certificate for `host` with its key, and when it should be made again.
+    pub(super) fn certified(
+        &self,
+        host: &str,
+        now: OffsetDateTime,
+    ) -> Result<(Arc<CertifiedKey>, OffsetDateTime), AuthorityError> {
+        let certificate = leaf_parameters(host, now)?.signed_by(&self.leaf_key, &self.issuer)?;
+        let chain = vec![certificate.der().clone(), self.certificate.clone()];
+        let key =
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.leaf_key.serialized_der().to_vec()));
+        let unusable = |source| AuthorityError::Leaf { host: host.to_owned(), source };
+        let key = any_supported_type(&key).map_err(unusable)?;
+        let renew_at = now + Duration::days(LEAF_DAYS - BACKDATED_DAYS - LEAF_RENEWAL_DAYS);
+        Ok((Arc::new(CertifiedKey::new(chain, key)), renew_at))
+    }
+
     fn mint(
         &self,
         host: &str,
         protocols: &[&[u8]],
         now: OffsetDateTime,
     ) -> Result<Leaf, AuthorityError> {
-        let certificate = leaf_parameters(host, now)?.signed_by(&self.leaf_key, &self.issuer)?;
-        let chain = vec![certificate.der().clone(), self.certificate.clone()];
-        let key =
-            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.leaf_key.serialized_der().to_vec()));
+        let (key, renew_at) = self.certified(host, now)?;
         let unusable = |source| AuthorityError::Leaf { host: host.to_owned(), source };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(unusable)?
             .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(unusable)?;
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        let renew_at = now + Duration::days(LEAF_DAYS - BACKDATED_DAYS - LEAF_RENEWAL_DAYS);
         Ok(Leaf { config: Arc::new(config), renew_at })
     }
 }
@@ -260,6 +273,7 @@ mod tests {
             ("us-west1-run.googleapis.com", true),
             ("tunnel.cloudproxy.app", true),
             ("hello-123.us-west1.run.app", true),
+            ("*.us-west1.run.app", true),
             ("localhost", true),
             ("127.0.0.1", true),
             ("192.0.2.1", false),

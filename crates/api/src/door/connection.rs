@@ -192,7 +192,14 @@ fn connect(
     }
     if is_ours {
         tokio::spawn(async move {
-            if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+            if let Host::RunApp(_) = hosts::host(&host) {
+                // The data plane speaks TLS itself, in whatever protocol the client chose.
+                match shared.run_apps.connect().await {
+                    Ok(stream) => tunnel::relay(TokioIo::new(upgraded), stream).await,
+                    Err(error) => tracing::warn!(%host, %error, "could not reach the data plane"),
+                }
+            } else {
                 terminate(shared, host, TokioIo::new(upgraded), closed).await;
             }
         });
@@ -214,9 +221,8 @@ async fn terminate<S>(shared: Arc<Shared>, host: String, stream: S, closed: watc
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let kind = hosts::host(&host);
-    // WebSockets and the data plane's own port are spoken to in HTTP/1.1.
-    let protocols: &[&[u8]] = match kind {
+    // WebSockets are spoken to in HTTP/1.1.
+    let protocols: &[&[u8]] = match hosts::host(&host) {
         Host::Api(_) | Host::AnyApi => &[HTTP2, HTTP1],
         Host::IapTunnel | Host::RunApp(_) | Host::Foreign => &[HTTP1],
     };
@@ -230,12 +236,6 @@ where
         Ok(Err(error)) => return tracing::debug!(%host, %error, "a TLS handshake failed"),
         Err(_) => return tracing::debug!(%host, "a TLS handshake took too long"),
     };
-    if let Host::RunApp(name) = kind {
-        return match shared.run_apps.connect(&name).await {
-            Ok(backend) => tunnel::relay(stream, backend).await,
-            Err(error) => tracing::info!(host = %name, %error, "no service answers"),
-        };
-    }
     let via = Via::Tls { host };
     match stream.get_ref().1.alpn_protocol() {
         Some(HTTP2) => http2(shared, stream, via, closed).await,
@@ -262,11 +262,10 @@ async fn absolute(shared: Arc<Shared>, peer: IpAddr, request: Incomings) -> Answ
     if request.uri().scheme_str() != Some("http") || request.version() == Version::HTTP_2 {
         return refusal(StatusCode::BAD_REQUEST, "Only http:// can be asked of a proxy this way.");
     }
-    let dialled = match kind {
-        Host::RunApp(name) => shared.run_apps.connect(&name).await,
-        _ => tunnel::dial(host, port.unwrap_or(80)).await,
-    };
-    let forwarded = match dialled {
+    if let Host::RunApp(name) = kind {
+        return to_https(&name, request.uri());
+    }
+    let forwarded = match tunnel::dial(host, port.unwrap_or(80)).await {
         Ok(stream) => tunnel::forward(stream, request).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
@@ -274,6 +273,16 @@ async fn absolute(shared: Arc<Shared>, peer: IpAddr, request: Incomings) -> Answ
         let message = format!("The host {authority} could not be reached: {error}.");
         refusal(StatusCode::BAD_GATEWAY, &message)
     })
+}
+
+/// Services are spoken to over TLS; who comes without is sent there, as Google's front end does.
+fn to_https(host: &str, uri: &http::Uri) -> Answer {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut answer = empty(StatusCode::FOUND);
+    if let Ok(location) = HeaderValue::try_from(format!("https://{host}{path}")) {
+        answer.headers_mut().insert(http::header::LOCATION, location);
+    }
+    answer
 }
 
 /// A request to the port itself: its host or its path says which API it is for.
@@ -357,11 +366,15 @@ async fn api(
             Err(error) => from_response(error.response(dialect)),
         };
     }
+    let signer = || shared.behind.signer(&service, &path, parts.uri.query().unwrap_or_default());
     let principal = match bearer(&parts.headers).map(|token| shared.behind.principal(token)) {
         Some(Some(principal)) => principal,
-        given => return unauthenticated(given.is_some(), dialect),
+        given => match signer() {
+            Some(principal) => principal,
+            None => return unauthenticated(given.is_some(), dialect),
+        },
     };
-    let body = match whole(body, BODY_BYTES_MAX).await {
+    let body = match whole(body, bytes_max(&service)).await {
         Ok(body) => body,
         Err(error) => return from_response(error.response(dialect)),
     };
@@ -386,6 +399,14 @@ async fn remote_call(shared: Arc<Shared>, request: Incomings) -> Answer {
             grpc::answer(behind, principal, closed, request).await
         }
         given => grpc::refusal(&not_authenticated(given.is_some())),
+    }
+}
+
+/// The longest body an API takes: objects of storage are longer than anybody's words.
+fn bytes_max(service: &str) -> usize {
+    match service {
+        "storage" => crate::storage::OBJECT_BYTES_MAX,
+        _ => BODY_BYTES_MAX,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod hosts;
 pub mod iap;
 pub mod pointing;
 mod private_file;
+mod run_app;
 mod tunnel;
 
 use std::fmt;
@@ -37,6 +38,7 @@ pub use self::iap::InstancePort;
 pub use self::pointing::{Pointing, Shell};
 pub use self::private_file::PrivateFileError;
 pub(crate) use self::private_file::{make_folder, remembered};
+pub use self::run_app::run_app_tls;
 
 use crate::http::{Principal, Request, Response};
 
@@ -76,6 +78,11 @@ pub trait Behind: Send + Sync + 'static {
     /// Who holds this bearer token, if this server issued it and it is still good.
     fn principal(&self, bearer: &str) -> Option<Principal>;
 
+    /// In whose name a signature in the address lets this be written, without a token.
+    fn signer(&self, _service: &str, _path: &str, _query: &str) -> Option<Principal> {
+        None
+    }
+
     /// Whether a request needs no token: it asks for one, or for the public keys.
     fn is_open(&self, service: &str, path: &str) -> bool;
 
@@ -99,10 +106,10 @@ pub struct OpenRequest<'a> {
     pub body: &'a [u8],
 }
 
-/// Reaches a Cloud Run service under its own address: the data plane answers.
+/// Reaches Cloud Run services under their own addresses: the data plane answers.
 pub trait RunAppPort: Send + Sync + 'static {
-    /// A connection on which plain HTTP/1.1 for this host can be spoken.
-    fn connect<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<TcpStream>>;
+    /// A connection that begins with a TLS handshake for any `run.app` name ([`run_app_tls`]).
+    fn connect(&self) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 
 /// Where the door is, and who stands behind it.

@@ -23,6 +23,9 @@ pub struct Pointing {
     pub token: String,
     /// The project commands are about when none is named.
     pub project: String,
+    /// Where the `run.app` addresses of services are answered without and with TLS, for clients that use
+    /// no proxy.
+    pub run_app: Option<[SocketAddr; 2]>,
 }
 
 /// Every variable a client reads its trusted certificates from.
@@ -66,6 +69,10 @@ impl Pointing {
             ("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "1".to_owned()),
             ("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "1".to_owned()),
         ]);
+        if let Some([http, https]) = self.run_app {
+            environment.push(("TIDEGATE_RUN_APP_HTTP", http.to_string()));
+            environment.push(("TIDEGATE_RUN_APP_HTTPS", https.to_string()));
+        }
         environment
     }
 
@@ -125,6 +132,7 @@ mod tests {
             token_file: "/data/door/token".into(),
             token: "secret".to_owned(),
             project: "it's mine".to_owned(),
+            run_app: Some(["127.0.0.1:81".parse().unwrap(), "127.0.0.1:444".parse().unwrap()]),
         }
     }
 

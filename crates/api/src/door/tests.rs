@@ -78,7 +78,7 @@ impl InstancePort for Loopback {
 }
 
 impl RunAppPort for Loopback {
-    fn connect<'a>(&'a self, _host: &'a str) -> BoxFuture<'a, io::Result<TcpStream>> {
+    fn connect(&self) -> BoxFuture<'_, io::Result<TcpStream>> {
         Box::pin(TcpStream::connect(self.0))
     }
 }
@@ -378,11 +378,16 @@ async fn a_foreign_host_that_cannot_be_reached_is_a_bad_gateway() {
 #[tokio::test]
 async fn a_service_is_reached_under_its_own_address() {
     let stage = stage().await;
-    let mut stream = stage.tls_to("hello-1.us-west1.run.app", b"http/1.1").await;
+    let mut stream = stage.connect_to("hello-1.us-west1.run.app:443").await;
     stream.write_all(b"to the data plane").await.expect("written");
     let mut back = [0; 17];
     stream.read_exact(&mut back).await.expect("read");
     assert_eq!(&back, b"to the data plane");
+    let plain =
+        "GET http://hello-1.us-west1.run.app/a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let answer = stage.exchange(plain).await;
+    assert!(answer.starts_with("HTTP/1.1 302 "), "{answer}");
+    assert!(answer.contains("location: https://hello-1.us-west1.run.app/a?b\r\n"), "{answer}");
 }
 
 #[tokio::test]

@@ -10,5 +10,6 @@ mod framing;
 mod headers;
 mod observe;
 mod oracle;
+mod run_app;
 mod support;
 mod tls;

@@ -4,7 +4,7 @@ use super::{Admin, read_body, required};
 use crate::question::Question;
 use api::{ApiError, Reason};
 use plan::Plan;
-use plan::fleet::Caller;
+use plan::fleet::{Arrival, Caller, explain_own_address};
 use plan::load_balancer::Listener;
 use plan::routing::ORDINARY_DICE;
 use serde_json::{Value, json};
@@ -12,7 +12,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Answers `{url, method, headers[], network, address, project}` with the forwarding rule and the
-/// explanation, as text and as fields.
+/// explanation, as text and as fields. Without a network and an address, a `run.app` URL is a request to the
+/// service's own address.
 pub(super) fn answer(admin: &Admin, body: &[u8]) -> Result<Value, ApiError> {
     let body = read_body(body)?;
     let headers: Vec<String> = body["headers"]
@@ -32,6 +33,16 @@ pub(super) fn answer(admin: &Admin, body: &[u8]) -> Result<Value, ApiError> {
     };
     let state = admin.api.world().state();
     let plan = &state.compiled.plan;
+    let names_a_place = address.is_some() || body["network"].is_string();
+    if question.is_for_run_app() && !names_a_place {
+        let host = question.head().authority;
+        let told = explain_own_address(&plan.fleet, host, Arrival::Outside, Caller::Anonymous);
+        return Ok(json!({
+            "planNumber": plan.number,
+            "text": told.to_string(),
+            "ownAddress": told,
+        }));
+    }
     let listener = listener(plan, &body, address, question.port())?;
     let explanation =
         listener.url_map.explain(&plan.fleet, &question.head(), Caller::Anonymous, ORDINARY_DICE);

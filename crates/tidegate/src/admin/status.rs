@@ -1,13 +1,16 @@
 //! What is served and what runs, as one JSON document.
 
 use super::Admin;
+use crate::joins::run_apps::listener_name;
 use api::Observed;
 use model::Kind;
 use plan::Plan;
+use plan::decision::Scheme;
 use proxy::RuleStatus;
 use serde_json::{Value, json};
 use serverless::fleet::RevisionStatus;
 use std::collections::HashMap;
+use std::net::SocketAddrV4;
 
 /// Everything a person would want to see of a server.
 pub(super) async fn collect(admin: &Admin) -> Value {
@@ -22,6 +25,7 @@ pub(super) async fn collect(admin: &Admin) -> Value {
         "planNumber": plan.number,
         "appliedPlanNumber": applied,
         "forwardingRules": forwarding_rules(admin, &plan, &rules),
+        "runApp": run_app(admin, &rules),
         "services": services(&plan, &fleet),
         "instances": instances(admin, &plan),
     })
@@ -66,6 +70,23 @@ fn forwarding_rules(
         .collect()
 }
 
+/// Where services are answered under their own addresses, without and with TLS.
+fn run_app(admin: &Admin, rules: &HashMap<model::ResourceName, RuleStatus>) -> Vec<Value> {
+    let addresses = admin.run_app;
+    let listeners = [(Scheme::Http, addresses.http), (Scheme::Https, addresses.https)];
+    let listener = |(scheme, address): (Scheme, SocketAddrV4)| {
+        let seen = rules.get(&listener_name(scheme));
+        json!({
+            "protocol": scheme.as_str().to_uppercase(),
+            "address": address,
+            "connections": seen.map_or(0, |seen| seen.connections),
+            "requests": seen.map_or(0, |seen| seen.requests),
+            "responsesByClass": seen.map(|seen| seen.responses_by_class),
+        })
+    };
+    listeners.into_iter().map(listener).collect()
+}
+
 fn services(plan: &Plan, fleet: &HashMap<model::ResourceName, RevisionStatus>) -> Vec<Value> {
     let revision = |service: &plan::fleet::ServicePlan, revision: &plan::fleet::RevisionPlan| {
         let seen = fleet.get(&revision.name);
@@ -91,6 +112,7 @@ fn services(plan: &Plan, fleet: &HashMap<model::ResourceName, RevisionStatus>) -
             let revisions = service.revisions.values().map(|plan| revision(service, plan));
             json!({
                 "name": service.name().to_string(),
+                "url": service.hosts.first().map(|host| format!("https://{host}")),
                 "ingress": service.declared.ingress.as_str(),
                 "isPublic": service.is_public(),
                 "revisions": revisions.collect::<Vec<_>>(),

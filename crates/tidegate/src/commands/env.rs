@@ -33,5 +33,6 @@ fn pointing(dir: &DataDir) -> anyhow::Result<Pointing> {
         token_file: crate::server::token_file(dir),
         token: crate::server::token(dir)?,
         project: running.project,
+        run_app: running.run_app.map(|at| [at.http.into(), at.https.into()]),
     })
 }

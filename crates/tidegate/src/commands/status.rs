@@ -21,7 +21,13 @@ pub(crate) async fn run(dir: &DataDir, how: Formatted) -> anyhow::Result<String>
         running.api,
         running.metrics,
     );
-    let parts = [heading, forwarding_rules(&status), services(&status), instances(&status)];
+    let parts = [
+        heading,
+        forwarding_rules(&status),
+        services(&status),
+        run_app(&status),
+        instances(&status),
+    ];
     Ok(parts.join("\n\n"))
 }
 
@@ -102,6 +108,20 @@ fn services(status: &Value) -> String {
     }
     let table = table.or("No Cloud Run services yet.");
     [vec![table], failures].concat().join("\n\n")
+}
+
+/// Where services are answered under their own URLs.
+fn run_app(status: &Value) -> String {
+    let mut table = Table::new(&["RUN.APP URLS", "ADDRESS", "REQUESTS", "5XX"]);
+    for listener in rows(status, "runApp") {
+        table.row(vec![
+            text(&listener["protocol"]),
+            text(&listener["address"]),
+            text(&listener["requests"]),
+            text(&listener["responsesByClass"][5]),
+        ]);
+    }
+    table.or("No listener for the URLs of services.")
 }
 
 fn instances(status: &Value) -> String {

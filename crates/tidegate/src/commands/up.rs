@@ -14,13 +14,20 @@ pub(crate) async fn run(dir: &DataDir, options: &Up) -> anyhow::Result<()> {
   data     {place}
   API      {}
   metrics  http://{}/metrics
+  run.app  {}
   project  {}
 
 Point a shell at it:
   eval \"$(tidegate env --data-dir {place})\"
 
 Ctrl-C stops it and leaves the host as it was found.",
-        running.version, running.api, running.metrics, running.project,
+        running.version,
+        running.api,
+        running.metrics,
+        running
+            .run_app
+            .map_or_else(String::new, |at| format!("http://{} https://{}", at.http, at.https)),
+        running.project,
     ));
     crate::server::asked_to_stop().await;
     screen.line("Stopping.");

@@ -1,5 +1,6 @@
-//! What Cloud Logging shows, answered by the log of the containers.
+//! What Cloud Logging shows, answered by the log of the containers and that of the requests.
 
+use crate::joins::request_log::RequestEntries;
 use api::logging::{LogEntry, Logs, Payload, Window};
 use serverless::logs::{Entry, LogStore, Query};
 use std::sync::Arc;
@@ -7,15 +8,16 @@ use std::sync::Arc;
 /// Entries handed over at once; the newest of a longer log.
 const ENTRIES_MAX: usize = 20_000;
 
-/// The log of the containers.
+/// The log of the containers, and that of the requests.
 #[derive(Debug)]
 pub(crate) struct ContainerLogs {
     store: Arc<LogStore>,
+    requests: Arc<RequestEntries>,
 }
 
 impl ContainerLogs {
-    pub(crate) fn new(store: Arc<LogStore>) -> ContainerLogs {
-        ContainerLogs { store }
+    pub(crate) fn new(store: Arc<LogStore>, requests: Arc<RequestEntries>) -> ContainerLogs {
+        ContainerLogs { store, requests }
     }
 }
 
@@ -28,7 +30,10 @@ impl Logs for ContainerLogs {
             limit: ENTRIES_MAX,
             ..Query::default()
         };
-        self.store.query(&query).iter().map(|entry| shown(entry)).collect()
+        let written = self.store.query(&query);
+        let mut entries: Vec<LogEntry> = written.iter().map(|entry| shown(entry)).collect();
+        entries.extend(self.requests.entries(window));
+        entries
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! Every file here translates words and decides nothing.
 
+pub(crate) mod builds;
 pub(crate) mod callers;
 pub(crate) mod endpoints;
 pub(crate) mod instance_port;
 pub(crate) mod logs;
 pub(crate) mod metadata;
 pub(crate) mod observed;
+pub(crate) mod request_log;
 pub(crate) mod run_apps;
 pub(crate) mod sockets;
