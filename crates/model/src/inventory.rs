@@ -108,11 +108,26 @@ macro_rules! inventory {
             }
 
             /// Every resource this one names, with the field that names it, as Google writes it.
+            /// [`Resource::targets`] is cheaper where fields do not matter.
             pub fn references(&self) -> Vec<(String, ResourceName)> {
                 match self { $(Resource::$kind(value) => value.references(),)* }
             }
         }
     };
+}
+
+impl Resource {
+    /// Every resource this one names, each once and in order.
+    pub fn targets(&self) -> Vec<ResourceName> {
+        if let Resource::UrlMap(map) = self {
+            return map.backend_services().into_iter().cloned().collect();
+        }
+        let mut targets: Vec<ResourceName> =
+            self.references().into_iter().map(|(_, target)| target).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
 }
 
 // Each kind's struct has `pub name: ResourceName` and `fn references(&self) -> Vec<(String, ResourceName)>`.

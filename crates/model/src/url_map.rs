@@ -410,6 +410,33 @@ impl Destination {
 }
 
 impl UrlMap {
+    /// Where requests can go: by rules and by defaults.
+    pub fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        let of_matchers = self.path_matchers.iter().flat_map(|matcher| {
+            let paths = matcher.path_rules.iter().map(|rule| &rule.destination);
+            let routes = matcher.route_rules.iter().map(|rule| &rule.destination);
+            std::iter::once(&matcher.default).chain(paths).chain(routes)
+        });
+        std::iter::once(&self.default).chain(of_matchers)
+    }
+
+    /// The backend services that [`UrlMap::references`] finds, each once and in order.
+    pub fn backend_services(&self) -> Vec<&ResourceName> {
+        let mut found: Vec<&ResourceName> = Vec::new();
+        for destination in self.destinations() {
+            found.extend(&destination.service);
+            let action = destination.route_action.iter();
+            for action in action {
+                found.extend(action.weighted_backend_services.iter().map(|w| &w.service));
+                found.extend(&action.mirror);
+            }
+        }
+        found.extend(self.tests.iter().filter_map(|test| test.service.as_ref()));
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// Every backend service the map names, those that its tests expect included.
     pub fn references(&self) -> Vec<(String, ResourceName)> {
         let mut found = Vec::new();

@@ -7,28 +7,34 @@
 
 use imbl::{OrdMap, OrdSet};
 use model::{Inventory, Problem, Resource, ResourceName};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A field and the name in it.
+type Reference = (String, ResourceName);
 
 /// All references, seen from what they point at.
 #[derive(Clone, Debug, Default)]
 pub struct References {
-    /// For each name that is referred to: who refers to it, and in which field.
-    users: OrdMap<ResourceName, OrdSet<(ResourceName, String)>>,
-    /// The references to what does not exist: user, field, target.
-    dangling: OrdSet<(ResourceName, String, ResourceName)>,
+    /// For each name that is referred to: who refers to it.
+    users: OrdMap<ResourceName, OrdSet<ResourceName>>,
+    /// The references to what does not exist, of each that has some.
+    dangling: OrdMap<ResourceName, Arc<[Reference]>>,
 }
 
 impl References {
     /// Who refers to `target`, in order of their names.
     pub fn users_of<'a>(&'a self, target: &ResourceName) -> impl Iterator<Item = &'a ResourceName> {
-        self.users.get(target).into_iter().flatten().map(|(user, _)| user)
+        self.users.get(target).into_iter().flatten()
     }
 
     /// A problem for every reference that leads nowhere.
     pub fn problems(&self) -> impl Iterator<Item = Problem> + '_ {
-        let problem = |(user, field, target): &(ResourceName, String, ResourceName)| {
-            Problem::dangling(user, field.clone(), target)
-        };
-        self.dangling.iter().map(problem)
+        self.dangling.iter().flat_map(|(user, references)| {
+            let problem =
+                |(field, target): &Reference| Problem::dangling(user, field.clone(), target);
+            references.iter().map(problem)
+        })
     }
 
     /// The references of `next`, given that these are those of `previous`.
@@ -36,54 +42,66 @@ impl References {
         let mut references = self.clone();
         let changes = previous.changes(next);
         for change in &changes {
-            for (field, target) in change.before.iter().flat_map(Resource::references) {
-                if let Some(user) = change.name() {
-                    references.forget(user, field, &target);
+            let Some(user) = change.name() else { continue };
+            let before = change.before.as_ref().map(Resource::targets).unwrap_or_default();
+            let after = change.after.as_ref().map(Resource::targets).unwrap_or_default();
+            for target in before.iter().filter(|target| after.binary_search(target).is_err()) {
+                references.forget(user, target);
+            }
+            references.note(user, change.after.as_ref(), &after, next);
+            for target in after {
+                if before.binary_search(&target).is_err() {
+                    references.users.entry(target).or_default().insert(user.clone());
                 }
             }
         }
-        for change in &changes {
-            for (field, target) in change.after.iter().flat_map(Resource::references) {
-                if let Some(user) = change.name() {
-                    references.remember(user, field, target);
-                }
-            }
-        }
-        // Only now is it known who refers to what came, went or changed its own references.
+        // Only now is it known who refers to what came or went without having changed itself.
+        let mut concerned = BTreeSet::new();
         for change in &changes {
             let Some(name) = change.name() else { continue };
-            references.recheck(name, next.contains(name));
-            for (field, target) in change.after.iter().flat_map(Resource::references) {
-                if !next.contains(&target) {
-                    references.dangling.insert((name.clone(), field, target));
+            match (&change.before, &change.after) {
+                (Some(_), None) => concerned.extend(references.users_of(name).cloned()),
+                (None, Some(_)) if !references.dangling.is_empty() => {
+                    let users = references.users_of(name);
+                    let waiting = users.filter(|user| references.dangling.contains_key(*user));
+                    concerned.extend(waiting.cloned());
                 }
+                _ => {}
             }
+        }
+        for user in concerned {
+            let resource = next.get(&user);
+            let targets = resource.as_ref().map(Resource::targets).unwrap_or_default();
+            references.note(&user, resource.as_ref(), &targets, next);
         }
         references
     }
 
-    fn forget(&mut self, user: &ResourceName, field: String, target: &ResourceName) {
-        self.dangling.remove(&(user.clone(), field.clone(), target.clone()));
+    /// Remembers which references of a resource lead nowhere in `world`.
+    fn note(
+        &mut self,
+        user: &ResourceName,
+        resource: Option<&Resource>,
+        targets: &[ResourceName],
+        world: &Inventory,
+    ) {
+        let resource = resource.filter(|_| targets.iter().any(|target| !world.contains(target)));
+        let Some(resource) = resource else {
+            if !self.dangling.is_empty() {
+                self.dangling.remove(user);
+            }
+            return;
+        };
+        let all = resource.references().into_iter();
+        let dangling: Vec<Reference> = all.filter(|(_, target)| !world.contains(target)).collect();
+        self.dangling.insert(user.clone(), dangling.into());
+    }
+
+    fn forget(&mut self, user: &ResourceName, target: &ResourceName) {
         if let Some(users) = self.users.get_mut(target) {
-            users.remove(&(user.clone(), field));
+            users.remove(user);
             if users.is_empty() {
                 self.users.remove(target);
-            }
-        }
-    }
-
-    fn remember(&mut self, user: &ResourceName, field: String, target: ResourceName) {
-        self.users.entry(target).or_default().insert((user.clone(), field));
-    }
-
-    fn recheck(&mut self, target: &ResourceName, exists: bool) {
-        let Some(users) = self.users.get(target) else { return };
-        for (user, field) in users {
-            let entry = (user.clone(), field.clone(), target.clone());
-            if exists {
-                self.dangling.remove(&entry);
-            } else {
-                self.dangling.insert(entry);
             }
         }
     }

@@ -203,7 +203,7 @@ pub fn offline(map: Arc<UrlMap>) -> UrlMapPlan {
 }
 
 fn services_of(map: &UrlMap) -> Vec<ResourceName> {
-    map.references().into_iter().map(|(_, service)| service).collect()
+    map.backend_services().into_iter().cloned().collect()
 }
 
 impl Routing {
@@ -234,15 +234,14 @@ impl Routing {
     /// Remembers or forgets that `user` names `targets`.
     fn relink(&mut self, user: &ResourceName, targets: Option<Vec<ResourceName>>, uses: bool) {
         for target in targets.into_iter().flatten() {
-            let mut users = self.users.get(&target).cloned().unwrap_or_default();
-            match uses {
-                true => users.insert(user.clone()),
-                false => users.remove(user),
-            };
-            match users.is_empty() {
-                true => self.users.remove(&target),
-                false => self.users.insert(target, users),
-            };
+            if uses {
+                self.users.entry(target).or_default().insert(user.clone());
+            } else if let Some(users) = self.users.get_mut(&target) {
+                users.remove(user);
+                if users.is_empty() {
+                    self.users.remove(&target);
+                }
+            }
         }
     }
 
@@ -318,6 +317,17 @@ impl Routing {
     /// What is wrong with how a map names backend services; whether they exist is judged elsewhere.
     fn unfit_services(&self, map: &UrlMap) -> Vec<Problem> {
         let mut faults = Faults::of(&map.name);
+        // Fields are worth writing out only if there is something to say about one.
+        let fits = |name: &&ResourceName| {
+            let service = self.source.backend_services.get(*name);
+            name.kind == Kind::BackendService
+                && name.location == map.name.location
+                && service.is_none_or(|service| backend_service::unfit(service).is_none())
+        };
+        let mirrors = map.destinations().filter_map(|to| to.route_action.as_ref()?.mirror.as_ref());
+        if mirrors.count() == 0 && map.backend_services().iter().all(fits) {
+            return Vec::new();
+        }
         for (field, name) in map.references() {
             let at = At::ROOT.field(&field);
             if name.kind != Kind::BackendService {
