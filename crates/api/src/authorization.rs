@@ -26,8 +26,12 @@ struct Needed {
 
 /// Refuses a request to one of the One Platform APIs whose caller lacks the permission.
 pub(crate) fn check(api: &Api, request: &Request) -> Result<(), ApiError> {
-    let Some(needed) = needed(request) else { return Ok(()) };
     let state = api.world().state();
+    let needed = match request.service.as_str() {
+        "storage" => storage(request, &state),
+        _ => needed(request),
+    };
+    let Some(needed) = needed else { return Ok(()) };
     // A project that does not exist is told apart by the method itself.
     let Some(project) = project(&state, &needed.project) else { return Ok(()) };
     let service = needed.service.as_ref().and_then(|(region, name)| {
@@ -151,6 +155,7 @@ fn needed(request: &Request) -> Option<Needed> {
             _ => None,
         },
         "iam" => iam(method, &segments),
+        "artifactregistry" | "cloudbuild" | "cloudfunctions" => built(method, &segments, request),
         // The projects are in the body; each is asked about where they are read.
         _ => None,
     }
@@ -201,6 +206,57 @@ fn run(method: (&str, &str), segments: &[&str], host_region: Option<&str>) -> Op
     let mut needed = of_project(&format!("run.{collection}"), verb, project);
     needed.service = service.map(|service| (region.to_owned(), service.to_owned()));
     Some(needed)
+}
+
+/// The APIs that make images and what they are kept in.
+fn built(method: (&str, &str), segments: &[&str], request: &Request) -> Option<Needed> {
+    let [_, "projects", project, rest @ ..] = segments else { return None };
+    let (collection, name) = match rest {
+        ["locations", _, collection, name @ ..] => (*collection, name),
+        ["builds", name @ ..] => ("builds", name),
+        _ => return None,
+    };
+    let verb = match method.1 {
+        "testIamPermissions" => return None,
+        "generateUploadUrl" => "sourceCodeSet",
+        "generateDownloadUrl" => "sourceCodeGet",
+        "" => crud(method.0, name.is_empty()),
+        verb => verb,
+    };
+    match collection {
+        "functions" | "builds" | "repositories" => {
+            Some(of_project(&format!("{}.{collection}", request.service), verb, project))
+        }
+        _ => None,
+    }
+}
+
+/// Storage names no project in its paths; the bucket's is asked about.
+fn storage(request: &Request, state: &State) -> Option<Needed> {
+    let path = request.path.trim_matches('/');
+    let segments: Vec<String> = path.split('/').map(decoded_segment).collect();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let (bucket, rest) = match segments[..] {
+        ["storage", "v1", "b"] => {
+            let query = crate::query::Query::parse(&request.query);
+            let project = query.get("project")?.to_owned();
+            let verb = crud(request.method.as_str(), true);
+            return Some(of_project("storage.buckets", verb, &project));
+        }
+        ["storage", "v1", "b", bucket, ref rest @ ..] => (bucket, rest.to_vec()),
+        ["upload", "storage", "v1", "b", bucket, ..]
+        | ["resumable", "upload", "storage", "v1", "b", bucket, ..] => (bucket, vec!["o", ""]),
+        [bucket, ..] => (bucket, vec!["o", ""]),
+        [] => return None,
+    };
+    let project = crate::storage::project_of(state, bucket)?;
+    let method = request.method.as_str();
+    Some(match rest[..] {
+        [] => of_project("storage.buckets", crud(method, false), &project),
+        [_] => of_project("storage.objects", crud(method, true), &project),
+        _ if matches!(method, "PUT" | "POST") => of_project("storage.objects", "create", &project),
+        _ => of_project("storage.objects", crud(method, false), &project),
+    })
 }
 
 fn iam(method: (&str, &str), segments: &[&str]) -> Option<Needed> {
@@ -307,6 +363,25 @@ mod tests {
                 "/v1/projects/-/serviceAccounts/a@p.iam.gserviceaccount.com/keys".to_owned(),
                 "iam.serviceAccountKeys.create in p",
             ),
+            (
+                "POST",
+                "cloudfunctions",
+                format!("{v2}/functions:generateUploadUrl"),
+                "cloudfunctions.functions.sourceCodeSet in p",
+            ),
+            (
+                "DELETE",
+                "cloudfunctions",
+                format!("{v2}/functions/f"),
+                "cloudfunctions.functions.delete in p",
+            ),
+            (
+                "GET",
+                "cloudbuild",
+                "/v1/projects/p/builds".to_owned(),
+                "cloudbuild.builds.list in p",
+            ),
+            ("POST", "run", format!("{v2}/builds:submit"), "run.builds.submit in p"),
             ("GET", "iam", "/v1/roles/run.invoker".to_owned(), "none"),
             (
                 "POST",

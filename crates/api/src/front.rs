@@ -6,6 +6,7 @@ use crate::Api;
 use crate::door::{Behind, BoxFuture, OpenRequest};
 use crate::http::{Principal, Request, Response};
 use crate::oauth::Identity;
+use crate::query::Query;
 
 /// An API and the identities it believes. Clones share both.
 #[derive(Clone, Debug)]
@@ -25,6 +26,13 @@ impl Behind for Front {
     fn principal(&self, bearer: &str) -> Option<Principal> {
         let now = self.api.surroundings().now();
         self.identity.principal(bearer, &*self.api.world().state(), now)
+    }
+
+    fn signer(&self, service: &str, path: &str, query: &str) -> Option<Principal> {
+        let query = Query::parse(query);
+        let signature = query.get("X-Goog-Signature").filter(|_| service == "storage")?;
+        let builds = self.api.platform()?.builds.as_ref()?;
+        builds.sessions.signer(signature, path, self.api.surroundings().now())
     }
 
     fn is_open(&self, service: &str, path: &str) -> bool {

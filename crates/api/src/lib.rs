@@ -3,6 +3,7 @@
 //! A request comes in already authenticated, is answered from one snapshot of the world, and a
 //! change is acknowledged after its documents and its operation are on disk together.
 
+pub mod builds;
 pub mod certificate;
 pub mod compute;
 pub mod door;
@@ -16,13 +17,16 @@ pub mod observed;
 pub mod platform;
 pub mod query;
 pub mod run;
+pub mod storage;
 pub mod surroundings;
 pub mod world;
 
+mod artifact_registry;
 mod authorization;
 mod certificate_manager;
 mod convert;
 mod front;
+mod functions;
 mod grpc;
 mod iam;
 mod iam_credentials;
@@ -131,6 +135,9 @@ impl Api {
             return error.response(Dialect::OnePlatform);
         }
         match request.service.as_str() {
+            "artifactregistry" => artifact_registry::handle(self, &request).await,
+            "cloudbuild" => builds::cloud_build::handle(self, &request).await,
+            "cloudfunctions" => functions::handle(self, &request).await,
             "compute" => compute::handle(self, &request).await,
             "certificatemanager" => certificate_manager::handle(self, &request).await,
             "cloudresourcemanager" => resource_manager::handle(self, &request).await,
@@ -139,6 +146,7 @@ impl Api {
             "logging" => logging::handle(self, &request),
             "run" => run::handle(self, &request).await,
             "serviceusage" => service_usage::handle(self, &request).await,
+            "storage" => storage::handle(self, &request).await,
             service => {
                 let message = format!("This server does not serve {service}.googleapis.com.");
                 ApiError::new(Reason::NotFound, message).response(Dialect::OnePlatform)

@@ -21,6 +21,7 @@ use crate::http::{Request, Response};
 use crate::logging_filter::{self, Filter, Operator};
 use crate::one_platform::{Call, respond};
 use crate::surroundings::utc_timestamp;
+use crate::world::State;
 
 /// Entries in one answer when the client does not say.
 pub(crate) const ENTRIES_DEFAULT: usize = 50;
@@ -183,6 +184,7 @@ fn passing(call: &Call<'_>, filter: &Filter, projects: &[String]) -> Vec<Passing
     let since = filter.required(&["timestamp"], Operator::GreaterOrEqual);
     let service = filter.required(&["resource", "labels", "service_name"], Operator::Equal);
     let mut passing = Vec::new();
+    let state = call.api.world().state();
     for project in projects {
         let window = Window {
             project: project.clone(),
@@ -191,7 +193,10 @@ fn passing(call: &Call<'_>, filter: &Filter, projects: &[String]) -> Vec<Passing
                 .map(SystemTime::from),
             service: service.map(str::to_owned),
         };
-        for entry in platform.logs.entries(&window) {
+        for mut entry in platform.logs.entries(&window) {
+            if let Some(manager) = manager(&state, project, &entry.resource_labels) {
+                entry.labels.insert(MANAGER.to_owned(), manager);
+            }
             let shown = shown(project, &entry);
             if filter.passes(&shown) {
                 let at = OffsetDateTime::from(entry.at);
@@ -200,6 +205,18 @@ fn passing(call: &Call<'_>, filter: &Filter, projects: &[String]) -> Vec<Passing
         }
     }
     passing
+}
+
+/// The label by which entries of functions are found.
+const MANAGER: &str = "goog-managed-by";
+
+/// Who manages the service an entry is of, as the service says.
+fn manager(state: &State, project: &str, labels: &BTreeMap<String, String>) -> Option<String> {
+    let (location, service) = (labels.get("location")?, labels.get("service_name")?);
+    let document =
+        state.get(&format!("projects/{project}/locations/{location}/services/{service}"))?;
+    let manager = document.pointer("/resource/metadata/labels/goog-managed-by")?;
+    manager.as_str().map(str::to_owned)
 }
 
 /// Log names are one path segment: their slash is encoded.

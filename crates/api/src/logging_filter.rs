@@ -94,7 +94,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
             '"' | '\'' => quoted(rest, first)?,
             _ => match operator {
                 Some(operator) => (Token::Operator(operator), operator.len()),
-                None => word(rest),
+                None => word_with_quotes(rest)?,
             },
         };
         tokens.push(token);
@@ -124,6 +124,32 @@ fn quoted(rest: &str, quote: char) -> Result<(Token, usize), String> {
         }
     }
     Err("The filter has a quote that is not closed.".to_owned())
+}
+
+/// Stands for a dot within quotes, which does not part the words of a field.
+const QUOTED_DOT: char = '\u{e000}';
+
+/// A word that names a field may have parts in quotes: `labels."goog-managed-by"`.
+fn word_with_quotes(rest: &str) -> Result<(Token, usize), String> {
+    let (mut token, mut length) = word(rest);
+    while let Token::Word(name) = &mut token
+        && name.ends_with('.')
+        && rest[length..].starts_with('"')
+    {
+        let (part, more) = quoted(&rest[length..], '"')?;
+        if let Token::Quoted(part) = part {
+            name.push_str(&part.replace('.', &QUOTED_DOT.to_string()));
+        }
+        length += more;
+        // The parts after the quotes, if there are any.
+        if rest[length..].starts_with('.')
+            && let (Token::Word(after), more) = word(&rest[length..])
+        {
+            name.push_str(&after);
+            length += more;
+        }
+    }
+    Ok((token, length))
 }
 
 fn word(rest: &str) -> (Token, usize) {
@@ -282,7 +308,8 @@ fn compare(field: &str, operator: &str, value: String) -> Result<Filter, String>
 
 /// `resource.labels."a.b"` is read as one word up to the quote; plain dots separate.
 fn path(field: &str) -> Result<Vec<String>, String> {
-    let parts: Vec<String> = field.split('.').map(str::to_owned).collect();
+    let part = |part: &str| part.replace(QUOTED_DOT, ".");
+    let parts: Vec<String> = field.split('.').map(part).collect();
     match parts.iter().any(String::is_empty) {
         true => Err(format!("'{field}' is no field.")),
         false => Ok(parts),
@@ -396,6 +423,7 @@ mod tests {
                 "labels": { "service_name": "hello", "location": "us-west1" },
             },
             "httpRequest": { "status": 503 },
+            "labels": { "goog-managed-by": "cloudfunctions", "a.example/b": { "c": "d" } },
         });
         for (text, expected) in [
             ("", true),
@@ -425,6 +453,9 @@ mod tests {
             ("(severity=WARNING) (textPayload:hello)", true),
             ("severity=WARNING -- a remark\nAND textPayload:hello", true),
             ("jsonPayload.a != b", false),
+            ("labels.\"goog-managed-by\"=\"cloudfunctions\" severity=WARNING", true),
+            ("labels.\"goog-managed-by\"=other", false),
+            ("labels.\"a.example/b\".c=d", true),
         ] {
             let filter = parse(text).expect(text);
             assert_eq!(filter.passes(&entry), expected, "{text}");

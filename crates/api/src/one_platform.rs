@@ -146,6 +146,13 @@ impl<'a> Call<'a> {
     }
 }
 
+/// A name nobody else has.
+pub(crate) fn uuid(api: &Api) -> String {
+    let surroundings = api.surroundings();
+    let random = u128::from(surroundings.random()) << 64 | u128::from(surroundings.random());
+    uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid().to_string()
+}
+
 /// The project of this id or number, if there is one.
 pub(crate) fn project(state: &State, given: &str) -> Option<ProjectKey> {
     let projects = &state.compiled.inventory().projects;

@@ -1,8 +1,9 @@
-//! What the API needs besides its world to be a platform: identities and logs.
+//! What the API needs besides its world to be a platform: identities, logs and builds.
 
 use std::sync::Arc;
 
 use crate::Api;
+use crate::builds::Builds;
 use crate::error::{ApiError, Reason};
 use crate::http::Principal;
 use crate::logging::Logs;
@@ -15,6 +16,8 @@ pub struct Platform {
     pub identity: Arc<Identity>,
     /// What services wrote and which requests they answered.
     pub logs: Arc<dyn Logs>,
+    /// What is built from sources; without, images are deployed only.
+    pub builds: Option<Arc<Builds>>,
 }
 
 /// Whom an API without identities takes for the owner.

@@ -60,6 +60,27 @@ pub(crate) static ROLES: &[Role] = &[
         denies: &[],
     },
     Role {
+        name: "roles/cloudfunctions.developer",
+        title: "Cloud Functions Developer",
+        description: "Read and write access to all functions-related resources.",
+        grants: &["cloudfunctions.*", "cloudbuild.builds.*", "run.*", "storage.objects.create"],
+        denies: &["*.setIamPolicy"],
+    },
+    Role {
+        name: "roles/run.sourceDeveloper",
+        title: "Cloud Run Source Developer",
+        description: "Deploy and manage Cloud Run source deployed resources.",
+        grants: &[
+            "run.*",
+            "cloudbuild.builds.get",
+            "cloudbuild.builds.list",
+            "artifactregistry.repositories.*",
+            "storage.buckets.*",
+            "storage.objects.*",
+        ],
+        denies: &["*.setIamPolicy"],
+    },
+    Role {
         name: "roles/run.invoker",
         title: "Cloud Run Invoker",
         description: "Can invoke Cloud Run services and execute Cloud Run jobs.",

@@ -147,7 +147,8 @@ fn server() -> Option<Server> {
         let store = Store::open(folder.path().join("store")).expect("a store");
         let world = World::open(store).expect("a world");
         let observed = Arc::new(Done(watch::Sender::new(u64::MAX)));
-        let platform = Platform { identity: Arc::clone(&identity), logs: Arc::new(OneLine) };
+        let platform =
+            Platform { identity: Arc::clone(&identity), logs: Arc::new(OneLine), builds: None };
         let api = Api::on_platform(world, observed, Arc::new(Machine), platform);
         api.ensure_project(PROJECT, "Demo").await.expect("a project");
         tokio::spawn(start_instances(api.clone()));

@@ -75,6 +75,7 @@ fn server() -> Option<Server> {
             behind: Arc::new(Front::new(api, Arc::clone(&identity))),
             instances: Arc::new(Nothing),
             run_apps: Arc::new(Nothing),
+            inherited: None,
         };
         Door::start(config).await.expect("a door")
     });

@@ -18,6 +18,10 @@ impl Behind for Counter {
         self.front.principal(bearer)
     }
 
+    fn signer(&self, service: &str, path: &str, query: &str) -> Option<Principal> {
+        self.front.signer(service, path, query)
+    }
+
     fn is_open(&self, service: &str, path: &str) -> bool {
         self.front.is_open(service, path)
     }

@@ -119,7 +119,10 @@ pub fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
 
 /// The APIs that may stand as the first segment of a path on the plain port: `/run/v1/…`.
 const PREFIXES: &[&str] = &[
+    "artifactregistry",
     "certificatemanager",
+    "cloudbuild",
+    "cloudfunctions",
     "cloudresourcemanager",
     "compute",
     "iam",
@@ -128,6 +131,7 @@ const PREFIXES: &[&str] = &[
     "oauth2",
     "run",
     "serviceusage",
+    "storage",
     "tidegate",
 ];
 
@@ -141,11 +145,14 @@ pub fn api_of_path(path: &str) -> Option<(&'static str, &str)> {
         && let Some(service) = PREFIXES.iter().find(|prefix| **prefix == first)
         && !(first == "compute" && second.starts_with('v'))
         && !(first == "oauth2" && second.starts_with('v'))
+        // Storage's own paths begin with its name; after a prefix they do so again.
+        && !(first == "storage" && second.starts_with('v') && segments.get(2) == Some(&"b"))
     {
         return Some((service, &path[1 + first.len()..]));
     }
     let service = match segments[..] {
         ["compute", ..] | ["batch", "compute", ..] => "compute",
+        ["storage", "v1", "b", ..] | ["upload", "storage", "v1", "b", ..] => "storage",
         ["apis", "serving.knative.dev", ..] => "run",
         ["token"] | ["oauth2", ..] => "oauth2",
         ["v2", "entries:list" | "entries:tail" | "entries:write"] => "logging",
@@ -239,6 +246,9 @@ mod tests {
                 "compute /compute/v1/projects/p/global/networks",
             ),
             ("/compute/compute/v1/projects/p", "compute /compute/v1/projects/p"),
+            ("/storage/v1/b/x/o/y", "storage /storage/v1/b/x/o/y"),
+            ("/storage/storage/v1/b/x", "storage /storage/v1/b/x"),
+            ("/cloudfunctions/v2/projects/p/locations", "cloudfunctions /v2/projects/p/locations"),
             ("/batch/compute/v1", "compute /batch/compute/v1"),
             (
                 "/apis/serving.knative.dev/v1/namespaces/p/services",

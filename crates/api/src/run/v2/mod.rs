@@ -31,6 +31,9 @@ pub(crate) async fn answer(
     match (rest, call.action()) {
         (["operations"], _) => operations::answer(call, place, None, Version::V2).await,
         (["operations", id], _) => operations::answer(call, place, Some(id), Version::V2).await,
+        (["builds"], ("POST", "submit")) => {
+            crate::builds::submit::answer(call, &place.project, place.region()?).await
+        }
         (["services"], ("GET", "")) => list_services(call, place),
         (["services"], ("POST", "")) => create(call, place).await,
         (["services", name], ("GET", "")) => {
