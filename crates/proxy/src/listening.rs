@@ -224,7 +224,11 @@ impl Slot {
             None => {
                 let connection = Connection::new(&slot, client, server, None);
                 let buffer = crate::buffer::Buffer::new(&self.worker.buffers);
-                tokio::task::spawn_local(http1::client::serve(stream, connection, buffer));
+                tokio::task::spawn_local(http1::client::serve(
+                    RefCell::new(stream),
+                    connection,
+                    buffer,
+                ));
             }
             Some(config) => {
                 tokio::task::spawn_local(serve_tls(slot, stream, client, server, config));
@@ -253,7 +257,7 @@ async fn serve_tls(
         tokio::task::spawn_local(http2::client::serve(stream, connection));
     } else {
         let buffer = crate::buffer::Buffer::new(&slot.worker.buffers);
-        tokio::task::spawn_local(http1::client::serve(stream, connection, buffer));
+        tokio::task::spawn_local(http1::client::serve(RefCell::new(stream), connection, buffer));
     }
 }
 
@@ -388,6 +392,9 @@ impl Connection {
         match (self.is_closing(), self.used.get()) {
             (false, _) => self.slot.keepalive(),
             (true, false) => self.worker.limits.linger,
+            // Nobody is in a hurry where another process serves on: who has just asked may ask again, and
+            // is told with the answer that the connection ends.
+            (true, true) if self.worker.handed_over.get() => self.worker.limits.linger,
             (true, true) => Duration::ZERO,
         }
     }

@@ -34,14 +34,13 @@ use tokio::time::Instant;
 /// How many bytes a client may still send after its last response before its connection is cut.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
-/// Serves a connection until it ends; `buffer` may hold what was already read of it.
+/// Serves a connection until it ends; `buffer` may hold what was already read of it. The stream comes in
+/// its cell, because a task keeps room for what it was given and for what it makes of it.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
+    io: RefCell<S>,
     connection: Rc<Connection>,
-    buffer: Buffer,
+    mut buffer: Buffer,
 ) {
-    let io = RefCell::new(stream);
-    let mut buffer = buffer;
     let mut deadline = Deadline::default();
     // When the last request was over; a connection that has just come is looked at on its own.
     let mut idle_since = None;

@@ -22,11 +22,12 @@ use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use plan::decision::RequestHead as PlanHead;
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -48,11 +49,12 @@ struct Activity {
     ended_at: Cell<Instant>,
 }
 
-/// Serves a connection until it ends.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+/// Serves a connection until it ends. The handshake is over by the time the connection is idle, so the
+/// task of the connection has no room for it.
+pub(crate) fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     connection: Rc<Connection>,
-) {
+) -> impl Future<Output = ()> {
     let limits = &connection.worker.limits;
     let stream =
         Metered::new(stream, limits.http2_idle_frames_max, limits.http2_idle_frames_refill);
@@ -65,8 +67,18 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         .max_concurrent_reset_streams(OWN_RESETS_MAX)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .handshake::<_, Bytes>(stream);
-    let handshake = tokio::time::timeout(limits.handshake_timeout, handshake);
-    let Ok(Ok(mut http2)) = Box::pin(handshake).await else { return };
+    let handshake = Box::pin(tokio::time::timeout(limits.handshake_timeout, handshake));
+    serve_streams(handshake, connection)
+}
+
+type Handshake<S> = Pin<Box<tokio::time::Timeout<h2::server::Handshake<Metered<S>, Bytes>>>>;
+
+async fn serve_streams<S: AsyncRead + AsyncWrite + Unpin>(
+    handshake: Handshake<S>,
+    connection: Rc<Connection>,
+) {
+    let limits = &connection.worker.limits;
+    let Ok(Ok(mut http2)) = handshake.await else { return };
     let activity = Rc::new(Activity { streams: Cell::new(0), ended_at: Cell::new(Instant::now()) });
     let mut deadline = Deadline::default();
     let mut goodbye_at = None;
@@ -103,8 +115,16 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         let Some(Ok((request, respond))) = accepted else { return };
         connection.mark_used();
         activity.streams.set(activity.streams.get() + 1);
-        let task = stream_task(connection.clone(), activity.clone(), request, respond);
-        tokio::task::spawn_local(task);
+        let (parts, body) = request.into_parts();
+        let exchange = Exchange {
+            connection: connection.clone(),
+            framing: framing(&parts, &body),
+            parts,
+            body: Some(body),
+            respond: Some(respond),
+        };
+        // In a box, the task is not copied on its way to the runtime.
+        tokio::task::spawn_local(Box::pin(stream_task(exchange, activity.clone())));
     }
 }
 
@@ -119,23 +139,11 @@ impl Drop for InProgress {
     }
 }
 
-async fn stream_task(
-    connection: Rc<Connection>,
-    activity: Rc<Activity>,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
+async fn stream_task(mut exchange: Exchange, activity: Rc<Activity>) {
     let _in_progress = InProgress(activity);
+    let connection = exchange.connection.clone();
     let serving = connection.slot.serving();
     let started = Instant::now();
-    let (parts, body) = request.into_parts();
-    let mut exchange = Exchange {
-        connection: &connection,
-        framing: framing(&parts, &body),
-        parts,
-        body: Some(body),
-        respond: Some(respond),
-    };
     let fields = MapFields(&exchange.parts.headers);
     let opened = match incoming(&connection, &exchange.parts, &fields, exchange.framing) {
         Ok(incoming) => open(&connection, &serving, &incoming, started),
@@ -155,7 +163,7 @@ async fn stream_task(
     };
     match ending {
         Ending::Complete { .. } => {}
-        Ending::Answer(answer) => exchange.answer(*answer).await,
+        Ending::Answer(answer) => Box::pin(exchange.answer(*answer)).await,
         Ending::Broken => exchange.reset(Reason::INTERNAL_ERROR),
     }
 }
@@ -172,15 +180,15 @@ fn framing(parts: &Parts, body: &RecvStream) -> Framing {
 
 /// One stream.
 #[derive(Debug)]
-struct Exchange<'c> {
-    connection: &'c Connection,
+struct Exchange {
+    connection: Rc<Connection>,
     parts: Parts,
     framing: Framing,
     body: Option<RecvStream>,
     respond: Option<SendResponse<Bytes>>,
 }
 
-impl Exchange<'_> {
+impl Exchange {
     async fn answer(&mut self, mut answer: Answer<'_>) {
         wait_out(answer.delay).await;
         let Some(mut respond) = self.respond.take() else { return };
@@ -299,7 +307,7 @@ fn head_bytes(parts: &Parts) -> u64 {
     (line + fields) as u64
 }
 
-impl Client for Exchange<'_> {
+impl Client for Exchange {
     type Body<'a>
         = RequestBody
     where
@@ -318,8 +326,8 @@ impl Client for Exchange<'_> {
 
     fn outbound_head(&self, forwarding: &Forwarding<'_>, protocol: Protocol) -> OutboundHead {
         let fields = MapFields(&self.parts.headers);
-        match incoming(self.connection, &self.parts, &fields, self.framing) {
-            Ok(incoming) => outbound_head(self.connection, forwarding, &incoming, protocol),
+        match incoming(&self.connection, &self.parts, &fields, self.framing) {
+            Ok(incoming) => outbound_head(&self.connection, forwarding, &incoming, protocol),
             // The same head was accepted before; an empty one makes the instance refuse.
             Err(_) => OutboundHead::Http1(Vec::new()),
         }
@@ -332,7 +340,7 @@ impl Client for Exchange<'_> {
     fn split(&mut self, _framed: bool) -> (RequestBody, Writer<'_>) {
         let body = if self.framing == Framing::Empty { None } else { self.body.take() };
         let writer = Writer {
-            connection: self.connection,
+            connection: &self.connection,
             respond: &mut self.respond,
             is_head: self.parts.method == http::Method::HEAD,
         };

@@ -1,6 +1,7 @@
 //! TLS, HTTP/2 and gRPC: certificates by name, streams both ways, trailers, and abuse that is bounded.
 
 use crate::support::http2::{client_config, connect, h2c_backend, read, run, tls};
+use crate::support::memory::resident_bytes;
 use crate::support::plane::{Plane, eventually};
 use crate::support::wire::Backend;
 use crate::support::world::World;
@@ -10,6 +11,9 @@ use model::Kind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// What a flood may make the process grow by, the test's own client included: far less than what it sends.
+const FLOOD_BYTES_MAX: usize = 32 << 20;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -291,7 +295,21 @@ fn a_flood_of_frames_that_ask_for_nothing_ends_its_connection() {
         if turn == 0 { frame(1, 4, 1, &block) } else { frame(0, 0, 1, &[]) }
     };
     type Flood<'a> = &'a dyn Fn(u32) -> Vec<u8>;
-    let floods: [(&str, Flood<'_>); 7] = [
+    let window = |_| frame(8, 0, 0, &[0, 0, 0, 1]);
+    let resized_table = |_| frame(4, 0, 0, &[0, 1, 0, 0x10, 0, 0]);
+    // Field names that are all different, to fill the table of the other side.
+    let large_heads = |turn: u32| {
+        if turn == 0 {
+            return frame(1, 1, 1, &block);
+        }
+        let name = format!("x-{turn:08}");
+        let mut field = vec![0x40, 10];
+        field.extend_from_slice(name.as_bytes());
+        field.extend([0x7f, 0x81, 7]);
+        field.resize(field.len() + 1024, b'y');
+        frame(9, 0, 1, &field)
+    };
+    let floods: [(&str, Flood<'_>); 10] = [
         ("rapid reset", &rapid_reset),
         ("continuation", &continuation),
         ("empty data", &empty_data),
@@ -299,9 +317,13 @@ fn a_flood_of_frames_that_ask_for_nothing_ends_its_connection() {
         ("settings", &|_| frame(4, 0, 0, &[])),
         ("priority", &|turn| frame(2, 0, 2 * turn + 1, &[0, 0, 0, 0, 1])),
         ("unknown", &|_| frame(200, 0, 0, b"x")),
+        ("window update", &window),
+        ("table size", &resized_table),
+        ("large heads", &large_heads),
     ];
     run(async {
         let config = client_config(&roots, &["h2"]);
+        let before = resident_bytes();
         for (name, flood) in floods {
             let stream = tls(plane.address(443), &config, "a.example").await.unwrap();
             let (mut reading, mut writing) = tokio::io::split(stream);
@@ -323,6 +345,8 @@ fn a_flood_of_frames_that_ask_for_nothing_ends_its_connection() {
             }
             assert!(turn < 100_000, "{name} was never stopped");
             reader.await.unwrap();
+            let grown = resident_bytes().saturating_sub(before);
+            assert!(grown < FLOOD_BYTES_MAX, "{name} made us hold {grown} bytes");
         }
         // Whoever behaves is still served.
         let mut client = connect(plane.address(443), &config, "a.example").await;
