@@ -4,6 +4,7 @@
 //! pairs of map and request are compared; a failure prints the seed that repeats it.
 
 mod generate;
+mod limits;
 mod naive;
 mod world;
 
@@ -191,4 +192,34 @@ fn what_did_not_change_is_the_same_in_the_next_routing() {
         let [old, new] = [&after, &again].map(|routing| routing.url_map(name).expect("compiled"));
         Arc::ptr_eq(old, new)
     }));
+}
+
+#[test]
+fn requests_that_take_turns_are_shared_out_exactly() {
+    let weighted = |number: usize, weight| model::url_map::WeightedBackendService {
+        service: world::name(model::Kind::BackendService, &format!("s{number}")),
+        weight,
+        header_action: Default::default(),
+    };
+    let mut map = generate::url_map(&mut Random::from(3));
+    map.host_rules = Vec::new();
+    map.default = model::url_map::Destination {
+        route_action: Some(model::url_map::RouteAction {
+            weighted_backend_services: vec![weighted(0, 950), weighted(1, 0), weighted(2, 50)],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let (routing, fleet, map) = compiled(map);
+    let plan = routing.url_map(&map.name).expect("the map is compiled");
+    let request = generate::request(&mut Random::from(3));
+    let mut counts = [0; 3];
+    for dice in 0..1000 {
+        // Asking takes no turn.
+        plan.decide(&fleet, &request.head(), dice);
+        let decision = plan.decide_in_turn(&fleet, &request.head(), dice);
+        let service = told(&decision).service.expect("a backend service");
+        counts[service[1..].parse::<usize>().expect("a number")] += 1;
+    }
+    assert_eq!(counts, [950, 0, 50]);
 }
