@@ -86,7 +86,7 @@ impl Compiler<'_> {
                 template
                     .map_err(|why| self.faults.invalid(&at.field(field), text, why))
                     .ok()
-                    .map(PathPredicate::Template)
+                    .map(|template| PathPredicate::Template(Box::new(template)))
             }
         }
     }

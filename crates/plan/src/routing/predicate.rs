@@ -27,7 +27,7 @@ pub(crate) enum PathPredicate {
     /// `regexMatch`.
     Regex(Pattern),
     /// `pathTemplateMatch`.
-    Template(PathTemplate),
+    Template(Box<PathTemplate>),
 }
 
 impl PathPredicate {

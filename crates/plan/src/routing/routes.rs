@@ -2,8 +2,8 @@
 //!
 //! Rules are found through what can be indexed of each of their matches: an exact path, the literal text
 //! a path begins with, and, where many share that, one exact value of a header or parameter. What is left
-//! is asked one by one. Every candidate is then asked in full, so an index can only leave out rules that
-//! could not have matched.
+//! is asked one by one. Every candidate is then asked for what its index has not seen, so an
+//! index can only leave out rules that could not have matched.
 //!
 //! Invariant: rules are in order of priority, and so is every list of candidates.
 
@@ -24,7 +24,8 @@ pub(crate) struct RouteRule {
     pub(crate) priority: i32,
     /// Its position in the document.
     pub(crate) position: usize,
-    pub(crate) matches: Vec<RouteMatch>,
+    /// Most rules have one, which then lies beside the rest.
+    pub(crate) matches: SmallVec<[RouteMatch; 1]>,
     pub(crate) action: Action,
     pub(crate) header_action: HeaderAction,
 }
@@ -40,8 +41,17 @@ pub(crate) struct RouteMatch {
 }
 
 impl RouteMatch {
-    pub(crate) fn is_match(&self, head: &RequestHead<'_>) -> bool {
-        self.path.is_match(head.path) && self.conditions.iter().all(|c| c.is_match(head))
+    /// Whether a match that was found by its path holds: of a text, the index has seen all of it.
+    fn holds_where_indexed(&self, head: &RequestHead<'_>) -> bool {
+        let path = match &self.path {
+            PathPredicate::Template(_) | PathPredicate::Regex(_) => self.path.is_match(head.path),
+            PathPredicate::Any
+            | PathPredicate::Exact(_)
+            | PathPredicate::ExactFolded(_)
+            | PathPredicate::Prefix(_)
+            | PathPredicate::PrefixFolded(_) => true,
+        };
+        path && self.conditions.iter().all(|c| c.is_match(head))
     }
 }
 
@@ -76,7 +86,7 @@ type ByValue = FxHashMap<Box<[u8]>, Vec<Candidate>>;
 #[derive(Clone, Debug, Default)]
 struct List {
     /// Asked one by one.
-    scanned: Vec<Candidate>,
+    scanned: SmallVec<[Candidate; 2]>,
     /// Those that need a certain value of a header or parameter.
     by_value: Vec<(Subject, ByValue)>,
 }
@@ -208,7 +218,7 @@ impl Keys {
 impl List {
     fn new(candidates: Vec<Candidate>, rules: &[RouteRule]) -> List {
         if candidates.len() < INDEXED_FROM {
-            return List { scanned: candidates, by_value: Vec::new() };
+            return List { scanned: candidates.into(), by_value: Vec::new() };
         }
         let mut list = List::default();
         let mut by_value: BTreeMap<Subject, FxHashMap<Box<[u8]>, Vec<Candidate>>> = BTreeMap::new();
@@ -254,7 +264,7 @@ fn first_match(
             return;
         }
         let rule = &rules[candidate.rule as usize];
-        if rule.matches[candidate.part as usize].is_match(head) {
+        if rule.matches[candidate.part as usize].holds_where_indexed(head) {
             *best = Some(*candidate);
             return;
         }

@@ -16,6 +16,7 @@ use crate::decision::HeaderAction;
 use model::url_map::{PathMatcher, PathRule, UrlMap};
 use model::{Problem, ResourceName};
 use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
 
 /// The most host rules of a URL map.
 pub(crate) const HOST_RULES_MAX: usize = 2000;
@@ -320,7 +321,7 @@ impl<'m> Compiler<'m> {
             if rule.match_rules.is_empty() {
                 self.faults.required(&at.field("matchRules"));
             }
-            let matches: Vec<_> = rule
+            let matches: SmallVec<[_; 1]> = rule
                 .match_rules
                 .iter()
                 .enumerate()
