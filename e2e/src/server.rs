@@ -49,12 +49,27 @@ impl Server {
     /// Starts the server again on the same data directory.
     pub fn start_again(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the server is running");
+        self.spawn(&[])
+    }
+
+    /// Starts another process that takes the place of the one that runs, and waits until that has gone.
+    pub fn replace(&mut self) -> Result<()> {
+        let mut old = self.child.take().context("the server runs")?;
+        self.spawn(&["--replace"])?;
+        wait::until("the server that was replaced ends", COMMAND_LIMIT, || {
+            old.try_wait().ok().flatten()
+        })?;
+        Ok(())
+    }
+
+    fn spawn(&mut self, arguments: &[&str]) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let said_before = log.metadata()?.len();
         let started = Instant::now();
         let child = Command::new(binary()?)
             .args(["up", "--data-dir"])
             .arg(&self.data)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

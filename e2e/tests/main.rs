@@ -11,6 +11,7 @@ mod howto;
 mod kills;
 mod neighbours;
 mod refusals;
+mod replacing;
 mod run_app;
 mod run_clients;
 mod serving;

@@ -14,7 +14,7 @@ mod watch;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 pub use error::{CommitError, OpenError, WatchError};
@@ -54,8 +54,9 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    requests: Option<mpsc::Sender<Request>>,
-    writer: Option<thread::JoinHandle<()>>,
+    /// Nothing once the store is closed.
+    requests: Mutex<Option<mpsc::Sender<Request>>>,
+    writer: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl Store {
@@ -70,7 +71,11 @@ impl Store {
             .name("store-writer".to_owned())
             .spawn(move || writer.run(queue))
             .map_err(|source| OpenError::Thread { source })?;
-        let inner = Inner { shared, requests: Some(requests), writer: Some(writer) };
+        let inner = Inner {
+            shared,
+            requests: Mutex::new(Some(requests)),
+            writer: Mutex::new(Some(writer)),
+        };
         Ok(Store { inner: Arc::new(inner) })
     }
 
@@ -82,10 +87,18 @@ impl Store {
     pub async fn commit(&self, transaction: Transaction) -> Result<Revision, CommitError> {
         transaction.check_limits()?;
         let (answer, answered) = oneshot::channel();
-        let requests = self.inner.requests.as_ref().ok_or(CommitError::Closed)?;
+        let requests = held(&self.inner.requests).clone().ok_or(CommitError::Closed)?;
         let request = Request { transaction, answer };
         requests.send(request).await.map_err(|_| CommitError::Closed)?;
+        // The writer ends when nobody can ask it any more.
+        drop(requests);
         answered.await.map_err(|_| CommitError::Closed)?
+    }
+
+    /// Closes the file for everybody who shares the store, after what is queued is durable; another
+    /// process may open it then. What was read stays readable, and commits are refused. Blocks.
+    pub fn close(&self) {
+        self.inner.close();
     }
 
     /// The state after the latest transaction. Costs the same for any number of keys: it shares
@@ -116,12 +129,23 @@ impl Store {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn close(&self) {
         // The writer ends when its queue does; waiting for it frees the file for the next opener.
-        self.requests = None;
-        if let Some(writer) = self.writer.take() {
+        *held(&self.requests) = None;
+        let writer = held(&self.writer).take();
+        if let Some(writer) = writer {
             let _ = writer.join();
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
     }
 }

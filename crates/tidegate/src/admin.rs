@@ -38,6 +38,7 @@ impl Admin {
         let answer = match (&request.method, path) {
             (&Method::GET, "/v1/status") => Ok(status::collect(self).await),
             (&Method::POST, "/v1/explain") => explain::answer(self, &request.body),
+            (&Method::POST, "/v1/lint") => explain::lint(self, &request.body),
             (&Method::GET, "/v1/images") => Ok(images::list(&self.images)),
             (&Method::POST, "/v1/images:load") => images::load(&self.images, &request.body).await,
             (&Method::POST, "/v1/images:remove") => images::remove(&self.images, &request.body),

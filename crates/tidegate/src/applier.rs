@@ -14,7 +14,7 @@ use proxy::{ListenFailure, Proxy};
 use serverless::fleet::Fleet;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use vpc::Vpc;
 
 /// Everyone a plan is carried out by.
@@ -25,6 +25,8 @@ pub(crate) struct Applier {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) metadata: Arc<MachineMetadata>,
+    /// Held while a plan is carried out, and for ever by whoever wants no other to be.
+    pub(crate) turn: Arc<Mutex<()>>,
 }
 
 impl Applier {
@@ -33,7 +35,9 @@ impl Applier {
         let mut before = Arc::new(Plan::default());
         loop {
             let plan = plans.borrow_and_update().clone();
+            let turn = self.turn.lock().await;
             let failures = self.carry_out(&before, &plan).await;
+            drop(turn);
             for (resource, message) in &failures {
                 tracing::error!(%resource, message, "could not be carried out");
             }

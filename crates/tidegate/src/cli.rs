@@ -1,5 +1,6 @@
 //! The command line: every verb, its flags and its help, and nothing of what it does.
 
+use crate::limit_flags::LimitFlags;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -122,6 +123,11 @@ pub(crate) struct Up {
         value_name = "FILE"
     )]
     pub(crate) docker_socket: PathBuf,
+    /// Take the place of the server that runs on the data directory, without refusing a connection
+    #[arg(long)]
+    pub(crate) replace: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitFlags,
 }
 
 #[derive(Clone, Debug, Args)]

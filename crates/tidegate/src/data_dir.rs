@@ -49,10 +49,32 @@ pub(crate) struct RunAppAddresses {
     pub(crate) https: SocketAddrV4,
 }
 
-/// The right to run a server on the directory; given up when dropped.
+/// The right to run a server on the directory; given up when dropped, and when nobody it was shared with
+/// has it any more.
 #[derive(Debug)]
 pub(crate) struct Held {
-    _lock: File,
+    lock: File,
+}
+
+impl Held {
+    /// The right of another process, which stays held by whoever is left of the two.
+    pub(crate) fn inherited(lock: File) -> anyhow::Result<Held> {
+        let mut held = Held { lock };
+        held.sign()?;
+        Ok(held)
+    }
+
+    /// The right, to be shared with another process.
+    pub(crate) fn share(&self) -> std::io::Result<File> {
+        self.lock.try_clone()
+    }
+
+    /// Writes into the lock whose it is.
+    fn sign(&mut self) -> std::io::Result<()> {
+        self.lock.set_len(0)?;
+        self.lock.rewind()?;
+        writeln!(self.lock, "{}", std::process::id())
+    }
 }
 
 impl DataDir {
@@ -114,10 +136,9 @@ impl DataDir {
                 return Err(error).with_context(|| format!("could not lock `{}`", path.display()));
             }
         }
-        lock.set_len(0)?;
-        lock.rewind()?;
-        writeln!(lock, "{}", std::process::id())?;
-        Ok(Held { _lock: lock })
+        let mut held = Held { lock };
+        held.sign()?;
+        Ok(held)
     }
 
     /// Whether some process holds the directory.

@@ -7,7 +7,9 @@ mod cli;
 mod client;
 mod commands;
 mod data_dir;
+mod handover;
 mod joins;
+mod limit_flags;
 mod metrics;
 mod question;
 mod screen;
@@ -57,7 +59,7 @@ async fn run(cli: Cli) -> anyhow::Result<String> {
         Verb::Doctor(how) => commands::doctor::run(how),
         Verb::Status(how) => commands::status::run(&dir, how).await,
         Verb::Explain(how) => commands::explain::run(&dir, &how).await,
-        Verb::Lint(how) => commands::explain::lint(&how),
+        Verb::Lint(how) => commands::explain::lint(&dir, &how).await,
         Verb::Logs(how) => commands::logs::run(&dir, &how).await.map(|()| String::new()),
         Verb::Image(verb) => commands::image::run(&dir, verb).await,
     }

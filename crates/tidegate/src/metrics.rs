@@ -29,13 +29,18 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Renders everything there is to measure.
 pub(crate) type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// Listens and answers until the runtime ends; returns where.
-pub(crate) async fn serve(address: SocketAddr, render: Render) -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind(address)
-        .await
+/// Listens on this address; blocks no longer than that takes.
+pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)
         .with_context(|| format!("could not listen on {address} for metrics"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Answers until the runtime ends; returns where.
+pub(crate) fn serve(listener: std::net::TcpListener, render: Render) -> anyhow::Result<SocketAddr> {
     let bound = listener.local_addr()?;
-    tokio::spawn(accept(listener, render));
+    tokio::spawn(accept(TcpListener::from_std(listener)?, render));
     Ok(bound)
 }
 
@@ -124,7 +129,8 @@ mod tests {
     #[tokio::test]
     async fn metrics_are_given_to_addresses_and_withheld_from_pages_and_foreign_names() {
         let render: Render = Arc::new(|| "requests_total 1\n# EOF\n".into());
-        let address = serve("127.0.0.1:0".parse().unwrap(), render).await.unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = serve(listener, render).unwrap();
         for (head, status) in [
             (format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n"), "200"),
             ("GET /metrics HTTP/1.1\r\nHost: localhost:9\r\n\r\n".into(), "200"),

@@ -8,6 +8,7 @@ use crate::applier::{Applier, chain};
 use crate::behind::Counter;
 use crate::cli::Up;
 use crate::data_dir::{DataDir, Held, Running};
+use crate::handover::{self, Inheritance, Predecessor, Successor};
 use crate::joins::builds::SourceBuilds;
 use crate::joins::callers::IssuedTokens;
 use crate::joins::endpoints::FleetEndpoints;
@@ -16,7 +17,7 @@ use crate::joins::logs::ContainerLogs;
 use crate::joins::metadata::{ContainerMetadata, MachineMetadata};
 use crate::joins::observed::Progress;
 use crate::joins::request_log::RequestEntries;
-use crate::joins::run_apps::RunApps;
+use crate::joins::run_apps::{self, RunApps};
 use crate::joins::sockets::VpcSockets;
 use crate::metrics;
 use anyhow::{Context, bail};
@@ -31,10 +32,11 @@ use serverless::fleet::{Fleet, FleetOptions, RevisionOutcome, SecretFiles, Store
 use serverless::images::{ImageStore, ImageStoreConfig};
 use serverless::logs::LogStore;
 use serverless::runtime::{EmbeddedConfig, EmbeddedRuntime, HelperProgram, Runtime, Surroundings};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OnceCell, OwnedMutexGuard, mpsc, watch};
 use tokio::task::JoinHandle;
 use vpc::Vpc;
 
@@ -43,6 +45,15 @@ const OWNER_EMAIL: &str = "owner@tidegate.local";
 
 /// How long connections and requests may finish when the server stops.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long requests to the API may finish while a successor waits.
+const API_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long requests under way may finish in a server that was replaced.
+const RETIRE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where containers are kept; a server that replaces another uses the folder the other does not.
+const RUNTIME_FOLDERS: [&str; 2] = ["runtime", "runtime.2"];
 
 /// Helper processes kept ready for the next cold start.
 const SPARE_HELPERS: usize = 1;
@@ -53,7 +64,12 @@ pub(crate) struct Server {
     door: Door,
     parts: Parts,
     stopping: watch::Receiver<bool>,
-    _held: Held,
+    /// The listener of the metrics, for a successor.
+    metrics: TcpListener,
+    successors: Option<handover::Door>,
+    /// Held once everything was handed over.
+    last_turn: OnceCell<OwnedMutexGuard<()>>,
+    held: Held,
 }
 
 /// Everything behind the ports of a server.
@@ -64,6 +80,7 @@ struct Parts {
     images: ImageStore,
     builder: Builder,
     runtime: Arc<dyn Runtime>,
+    runtime_folder: &'static str,
     applier: Arc<Applier>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -94,25 +111,131 @@ impl Server {
         if let Some(missing) = crate::commands::doctor::obstacles() {
             bail!("this host lacks what Tidegate needs:\n{missing}\n`tidegate doctor` tells more.");
         }
+        if options.replace && dir.is_held() {
+            return Server::take_over(dir, options).await;
+        }
         let held = dir.hold()?;
+        Server::assemble(dir, options, held, None).await
+    }
+
+    /// Takes the place of the server that runs: everything it has is asked for, and it goes when this one
+    /// serves.
+    async fn take_over(dir: &DataDir, options: &Up) -> anyhow::Result<Server> {
+        let asked = dir.clone();
+        let (predecessor, inheritance) =
+            tokio::task::spawn_blocking(move || Predecessor::of(&asked)).await??;
+        let held = Held::inherited(inheritance.lock.try_clone()?)?;
+        let server = Server::assemble(dir, options, held, Some(inheritance)).await?;
+        if let Err(error) = predecessor.dismiss() {
+            tracing::warn!("{error:#}");
+        }
+        Ok(server)
+    }
+
+    async fn assemble(
+        dir: &DataDir,
+        options: &Up,
+        held: Held,
+        inheritance: Option<Inheritance>,
+    ) -> anyhow::Result<Server> {
         let before = dir.last_announced()?;
-        let mut parts = Parts::assemble(dir, options).await?;
+        let inherited = inheritance.as_ref();
+        let mut parts = Parts::assemble(dir, options, inherited).await?;
         parts.wait_until_served().await;
 
-        let run_apps = parts.open_run_apps(dir, before.as_ref()).await?;
-        let door = parts.open_door(dir, options, run_apps).await?;
+        let run_apps = parts.open_run_apps(dir, before.as_ref(), inherited.is_some()).await?;
+        let door = parts.open_door(dir, options, run_apps, inherited).await?;
         let proxy = parts.applier.proxy.clone();
         let render: metrics::Render = Arc::new(move || proxy.render_openmetrics());
-        let metrics_at = metrics::serve(metrics_address(options, before.as_ref()), render).await?;
+        let metrics_listener = match inherited {
+            Some(inherited) => inherited.metrics.try_clone()?,
+            None => metrics::listen(metrics_address(options, before.as_ref()))?,
+        };
+        let metrics_at = metrics::serve(metrics_listener.try_clone()?, render)?;
         let running =
             Running::this(door.address(), metrics_at, Some(run_apps.addresses), &options.project);
         dir.announce(&running)?;
+        // A path may be too long for a socket, which is no reason not to serve.
+        let successors = handover::Door::open(dir);
+        let successors = successors
+            .inspect_err(|error| tracing::warn!("this server cannot be replaced: {error:#}"));
         let (ask, stopping) = watch::channel(false);
         parts.tasks.push(tokio::spawn(async move {
             asked_to_stop().await;
             ask.send_replace(true);
         }));
-        Ok(Server { running, door, parts, stopping, _held: held })
+        let successors = successors.ok();
+        Ok(Server {
+            running,
+            door,
+            parts,
+            stopping,
+            metrics: metrics_listener,
+            successors,
+            last_turn: OnceCell::new(),
+            held,
+        })
+    }
+
+    /// Resolves when another process serves in the place of this one. Until a successor serves, this one
+    /// does, though without an API once it has let go of the store: a successor that failed can be followed
+    /// by another.
+    pub(crate) async fn replaced(&self) {
+        let Some(successors) = &self.successors else { return std::future::pending().await };
+        loop {
+            let outcome = match successors.asked().await {
+                Ok(successor) => self.hand_over(successor).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(()) => return,
+                Err(error) => tracing::error!("the successor does not serve: {error:#}"),
+            }
+        }
+    }
+
+    /// Gives everything to a successor, and waits until it serves.
+    async fn hand_over(&self, mut successor: Successor) -> anyhow::Result<()> {
+        let api = self.door.let_go(API_PATIENCE).await?;
+        let applier = self.parts.applier.clone();
+        // No plan is carried out from here on: the next one is the successor's.
+        self.last_turn.get_or_init(|| applier.turn.clone().lock_owned()).await;
+        let inheritance = Inheritance {
+            lock: self.held.share()?,
+            runtime: self.parts.runtime_folder.to_owned(),
+            api,
+            metrics: self.metrics.try_clone()?,
+            data_plane: Vec::new(),
+        };
+        let api = self.parts.api.clone();
+        let handed_over = tokio::task::spawn_blocking(move || {
+            applier.vpc.leave();
+            api.world().close();
+            let sockets = applier.proxy.hand_over_sockets()?.into_iter();
+            let host = run_apps::host();
+            let data_plane = sockets
+                .map(|(network, socket)| (Some(network).filter(|name| *name != host), socket))
+                .collect();
+            successor.give(&Inheritance { data_plane, ..inheritance })?;
+            successor.until_it_serves()
+        });
+        handed_over.await?
+    }
+
+    /// Finishes what is under way and ends what is this process's own; the host is the successor's.
+    pub(crate) async fn retire(self) -> anyhow::Result<()> {
+        // The successor has the lock too, and `tidegate down` waits for it alone.
+        drop(self.held);
+        for task in self.parts.tasks {
+            task.abort();
+        }
+        let Applier { fleet, proxy, metadata, vpc, .. } = &*self.parts.applier;
+        metadata.follow(vpc, &Networks::default());
+        let draining = proxy.clone();
+        tokio::task::spawn_blocking(move || draining.drain(RETIRE_PATIENCE)).await?;
+        fleet.stop(DRAIN_PATIENCE).await;
+        self.parts.runtime.shut_down().await;
+        Ok(())
     }
 
     /// What the server announced.
@@ -155,7 +278,11 @@ impl Server {
 
 impl Parts {
     /// Opens what the data directory holds and starts everyone who carries plans out.
-    async fn assemble(dir: &DataDir, options: &Up) -> anyhow::Result<Parts> {
+    async fn assemble(
+        dir: &DataDir,
+        options: &Up,
+        inherited: Option<&Inheritance>,
+    ) -> anyhow::Result<Parts> {
         let store =
             store::Store::open(dir.join("store.redb")).context("could not open the store")?;
         let world = World::open(store).context("could not read what was declared")?;
@@ -172,14 +299,9 @@ impl Parts {
         let credentials = options.registry_config.clone();
         let images = ImageStore::open(ImageStoreConfig { directory, credentials })
             .context("could not open the image store")?;
-        let builder = open_builder(dir, options, &images).await?;
-        let builds =
-            Builds::new(Arc::new(SourceBuilds { builder: builder.clone() }), dir.join("objects"));
-        let platform = Platform {
-            identity: identity.clone(),
-            logs: container_logs,
-            builds: Some(Arc::new(builds)),
-        };
+        let (builder, builds) = open_builder(dir, options, &images).await?;
+        let builds = Some(builds);
+        let platform = Platform { identity: identity.clone(), logs: container_logs, builds };
         let api = Api::on_platform(world, progress.clone(), Arc::new(Machine), platform);
         api.ensure_project(&options.project, &options.project)
             .await
@@ -188,23 +310,38 @@ impl Parts {
         let metadata = Metadata::new(api.clone(), identity.clone());
         let surroundings =
             Surroundings { metadata: Some(Arc::new(ContainerMetadata(metadata.clone()))) };
-        let runtime = open_runtime(dir, &logs, surroundings).await?;
-        let (fleet, outcomes) = Fleet::start(FleetOptions::new(
+        let runtime_folder = runtime_folder(inherited);
+        if inherited.is_none() {
+            clear_runtimes(dir, runtime_folder).await?;
+        }
+        let runtime = open_runtime(dir, runtime_folder, &logs, surroundings).await?;
+        let (fleet, outcomes) = Fleet::start(options.limits.services.bound(FleetOptions::new(
             runtime.clone(),
             Arc::new(StoreImages::new(images.clone())),
             Arc::new(SecretFiles::new(dir.join("secrets"))),
             logs,
-        ));
+        )));
         let proxy = Arc::new(start_proxy(options, &fleet, &vpc, &identity, requests)?);
+        let sockets = inherited.map(|inherited| &inherited.data_plane[..]).unwrap_or_default();
+        for (network, socket) in sockets {
+            let network = network.clone().unwrap_or_else(run_apps::host);
+            proxy.inherit(network, vec![socket.try_clone()?])?;
+        }
         let machines = Arc::new(MachineMetadata::new(metadata));
-        let applier =
-            Arc::new(Applier { vpc, fleet, proxy, progress: progress.clone(), metadata: machines });
+        let applier = Arc::new(Applier {
+            vpc,
+            fleet,
+            proxy,
+            progress: progress.clone(),
+            metadata: machines,
+            turn: Arc::default(),
+        });
         let tasks = vec![
             tokio::spawn(applier.clone().run(plans.clone())),
             tokio::spawn(progress.follow_instances()),
             tokio::spawn(record_outcomes(api.clone(), outcomes)),
         ];
-        Ok(Parts { api, identity, plans, images, builder, runtime, applier, tasks })
+        Ok(Parts { api, identity, plans, images, builder, runtime, runtime_folder, applier, tasks })
     }
 
     /// Waits until the newest plan is carried out.
@@ -220,10 +357,12 @@ impl Parts {
         &self,
         dir: &DataDir,
         before: Option<&Running>,
+        is_inherited: bool,
     ) -> anyhow::Result<RunApps> {
         let (dir, proxy) = (dir.clone(), self.applier.proxy.clone());
         let before = before.and_then(|before| before.run_app);
-        tokio::task::spawn_blocking(move || RunApps::open(&dir, &proxy, before)).await?
+        tokio::task::spawn_blocking(move || RunApps::open(&dir, &proxy, before, is_inherited))
+            .await?
     }
 
     /// Lets clients in.
@@ -232,6 +371,7 @@ impl Parts {
         dir: &DataDir,
         options: &Up,
         run_apps: RunApps,
+        inherited: Option<&Inheritance>,
     ) -> anyhow::Result<Door> {
         let (api, images) = (self.api.clone(), self.images.clone());
         let admin = Admin::new(api, self.applier.clone(), images, run_apps.addresses);
@@ -244,6 +384,10 @@ impl Parts {
             behind: Arc::new(Counter { front, admin }),
             instances: Arc::new(VpcPorts { vpc, plans: self.plans.clone() }),
             run_apps: Arc::new(run_apps),
+            inherited: inherited
+                .map(|inherited| inherited.api.try_clone())
+                .transpose()?
+                .map(Arc::new),
         };
         Door::start(config).await.context("could not open the API's port")
     }
@@ -253,8 +397,7 @@ impl Parts {
 pub(crate) async fn clear(dir: &DataDir) -> anyhow::Result<()> {
     let _held = dir.hold()?;
     let vpc = Vpc::open(dir.root()).context("could not open the VPC part")?;
-    let runtime = open_runtime(dir, &LogStore::new(), Surroundings::default()).await?;
-    runtime.shut_down().await;
+    clear_runtimes(dir, "").await?;
     let builds = dir.join("builds");
     Builder::clear(&builds, HelperProgram::this_program())
         .await
@@ -268,7 +411,11 @@ pub(crate) async fn clear(dir: &DataDir) -> anyhow::Result<()> {
 }
 
 /// Builds from source, with a runtime of its own that is only ever used for them.
-async fn open_builder(dir: &DataDir, options: &Up, images: &ImageStore) -> anyhow::Result<Builder> {
+async fn open_builder(
+    dir: &DataDir,
+    options: &Up,
+    images: &ImageStore,
+) -> anyhow::Result<(Builder, Arc<Builds>)> {
     let config = BuilderConfig {
         directory: dir.join("builds"),
         helper: HelperProgram::this_program(),
@@ -276,16 +423,38 @@ async fn open_builder(dir: &DataDir, options: &Up, images: &ImageStore) -> anyho
         base_images: options.base_images.clone(),
         docker_socket: options.docker_socket.clone(),
     };
-    Builder::open(config).await.context("could not open the builder")
+    let builder = Builder::open(config).await.context("could not open the builder")?;
+    let builds =
+        Builds::new(Arc::new(SourceBuilds { builder: builder.clone() }), dir.join("objects"));
+    Ok((builder, Arc::new(builds)))
+}
+
+/// The folder of this server's containers: not the one in which those of its predecessor still run.
+fn runtime_folder(inherited: Option<&Inheritance>) -> &'static str {
+    let taken = inherited.map(|inherited| inherited.runtime.as_str());
+    RUNTIME_FOLDERS.into_iter().find(|folder| Some(*folder) != taken).unwrap_or(RUNTIME_FOLDERS[0])
+}
+
+/// Removes what earlier servers left of their containers, but for the folder that is opened anyway.
+async fn clear_runtimes(dir: &DataDir, except: &str) -> anyhow::Result<()> {
+    for folder in RUNTIME_FOLDERS {
+        if folder != except && dir.join(folder).exists() {
+            let logs = LogStore::new();
+            let runtime = open_runtime(dir, folder, &logs, Surroundings::default()).await?;
+            runtime.shut_down().await;
+        }
+    }
+    Ok(())
 }
 
 async fn open_runtime(
     dir: &DataDir,
+    folder: &str,
     logs: &Arc<LogStore>,
     surroundings: Surroundings,
 ) -> anyhow::Result<Arc<dyn Runtime>> {
     let config = EmbeddedConfig {
-        directory: dir.join("runtime"),
+        directory: dir.join(folder),
         helper: HelperProgram::this_program(),
         sink: logs.clone(),
         spare_helpers: SPARE_HELPERS,
@@ -307,7 +476,8 @@ fn start_proxy(
     identity: &Arc<api::oauth::Identity>,
     requests: Arc<RequestEntries>,
 ) -> anyhow::Result<proxy::Proxy> {
-    let mut config = proxy::Config::default();
+    let mut config =
+        proxy::Config { limits: options.limits.data_plane.limits(), ..Default::default() };
     if let Some(workers) = options.workers {
         config.workers = workers;
     }

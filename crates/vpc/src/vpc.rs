@@ -127,6 +127,18 @@ impl Vpc {
         failures
     }
 
+    /// Lets go of every instance and leaves it as it is, for another server to take over. Blocks.
+    pub fn leave(&self) {
+        let mut state = self.inner.state();
+        state.applied = None;
+        for instance in state.instances.values() {
+            instance.keeper.want(Wanted::Left);
+        }
+        for (_, instance) in std::mem::take(&mut state.instances) {
+            instance.keeper.join();
+        }
+    }
+
     /// Stops every instance and removes everything from the host; what instances keep stays in the data
     /// directory. Works without a plan, for whatever an earlier server left.
     pub fn down(&self) -> Vec<VpcError> {

@@ -273,7 +273,6 @@ mod tests {
             ("us-west1-run.googleapis.com", true),
             ("tunnel.cloudproxy.app", true),
             ("hello-123.us-west1.run.app", true),
-            ("*.us-west1.run.app", true),
             ("localhost", true),
             ("127.0.0.1", true),
             ("192.0.2.1", false),

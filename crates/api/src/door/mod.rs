@@ -22,6 +22,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -127,6 +128,8 @@ pub struct Config {
     pub instances: Arc<dyn InstancePort>,
     /// The addresses of services.
     pub run_apps: Arc<dyn RunAppPort>,
+    /// The listener of the server before, to be used instead of the address.
+    pub inherited: Option<Arc<std::net::TcpListener>>,
 }
 
 impl fmt::Debug for Config {
@@ -170,6 +173,8 @@ pub struct Door {
     closing: watch::Sender<bool>,
     accepting: JoinHandle<()>,
     connections: Arc<Semaphore>,
+    /// The listener once more, for another process to take over.
+    listener: std::net::TcpListener,
 }
 
 impl Door {
@@ -179,11 +184,17 @@ impl Door {
         let authority = Authority::open(&folder, OffsetDateTime::now_utc())?;
         let roots = pointing::bundle(&system_roots(&folder), authority.certificate_pem());
         private_file::publish(&bundle_file(&config.data_dir), roots.as_bytes())?;
-        let listener = listen(&config).await?;
-        let address = listener.local_addr().map_err(|source| {
+        let unusable = |source| {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             DoorError::Listen { address, source }
-        })?;
+        };
+        let listener = match &config.inherited {
+            Some(inherited) => inherited.try_clone().and_then(TcpListener::from_std),
+            None => Ok(listen(&config).await?),
+        };
+        let listener = listener.map_err(unusable)?;
+        let kept = listener.as_fd().try_clone_to_owned().map_err(unusable)?;
+        let address = listener.local_addr().map_err(unusable)?;
         private_file::publish(&address_file(&config.data_dir), address.to_string().as_bytes())?;
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let (closing, closed) = watch::channel(false);
@@ -197,12 +208,22 @@ impl Door {
             closed: closed.clone(),
         });
         let accepting = tokio::spawn(accept(listener, shared, Arc::clone(&connections), closed));
-        Ok(Door { address, closing, accepting, connections })
+        Ok(Door { address, closing, accepting, connections, listener: kept.into() })
     }
 
     /// Where the door listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Accepts nothing more, lets requests that are under way end for at most `within`, and gives the
+    /// listener away: who connects from now on waits in its queue for whoever takes it over.
+    pub async fn let_go(&self, within: Duration) -> io::Result<std::net::TcpListener> {
+        let _ = self.closing.send(true);
+        let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+        // Tunnels may last; they are nobody's requests.
+        let _ = timeout(within, self.connections.acquire_many(all)).await;
+        self.listener.try_clone()
     }
 
     /// Accepts nothing more and waits, for a bounded time, until what is under way is answered.

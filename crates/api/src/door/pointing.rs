@@ -155,6 +155,8 @@ mod tests {
             export CLOUDSDK_CORE_DISABLE_PROMPTS='1'
             export CLOUDSDK_CORE_DISABLE_USAGE_REPORTING='1'
             export CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK='1'
+            export TIDEGATE_RUN_APP_HTTP='127.0.0.1:81'
+            export TIDEGATE_RUN_APP_HTTPS='127.0.0.1:444'
         "#]]
         .assert_eq(&pointing().render(Shell::Posix));
         let project = |shell| {

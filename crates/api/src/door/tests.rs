@@ -113,6 +113,7 @@ fn config(folder: &TempDir, echo: SocketAddr) -> Config {
         behind: Arc::new(Echo),
         instances: Arc::new(Loopback(echo)),
         run_apps: Arc::new(Loopback(echo)),
+        inherited: None,
     }
 }
 

@@ -47,6 +47,12 @@ pub struct Changed<T> {
 }
 
 impl World {
+    /// Lets go of the store's file, for another process to open it: reading goes on, and every change is
+    /// refused. Blocks.
+    pub fn close(&self) {
+        self.inner.store.close();
+    }
+
     /// Reads every document of the store and compiles the world they declare.
     pub fn open(store: Store) -> Result<World, OpenError> {
         let state = Arc::new(open::load(&store)?);

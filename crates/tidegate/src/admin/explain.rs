@@ -60,6 +60,18 @@ pub(super) fn answer(admin: &Admin, body: &[u8]) -> Result<Value, ApiError> {
     }))
 }
 
+/// Answers `{document}`, a URL map as it would be imported, with what is hardly meant in it: also what only
+/// the backend services and endpoint groups of this server show.
+pub(super) fn lint(admin: &Admin, body: &[u8]) -> Result<Value, ApiError> {
+    let body = read_body(body)?;
+    let (map, _) = api::compute::url_maps::parse_document(required(&body, "document")?)
+        .map_err(|error| ApiError::new(Reason::Invalid, error.to_string()))?;
+    let state = admin.api.world().state();
+    let findings = plan::routing::lint_within(&Arc::new(map), state.compiled.inventory());
+    let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    Ok(json!({ "findings": findings, "text": text.join("\n") }))
+}
+
 /// The forwarding rule a client would reach, or a sentence about those there are.
 fn listener<'p>(
     plan: &'p Plan,

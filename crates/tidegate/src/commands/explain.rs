@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 const EXPLAIN: &str = "http://tidegate.googleapis.com/v1/explain";
+const LINT: &str = "http://tidegate.googleapis.com/v1/lint";
 
 pub(crate) async fn run(dir: &DataDir, how: &Explain) -> anyhow::Result<String> {
     if let Some(file) = &how.map {
@@ -53,9 +54,18 @@ fn by_map(file: &Path, how: &Explain) -> anyhow::Result<String> {
     })
 }
 
-/// Fails, with the findings, when there are any: CI stops on them.
-pub(crate) fn lint(how: &Lint) -> anyhow::Result<String> {
-    let findings = routing::lint(&read_map(&how.map)?);
+/// Fails, with the findings, when there are any: CI stops on them. A server that runs in the data directory
+/// is asked, for it knows the URL masks behind the map; without one the map is looked over by itself.
+pub(crate) async fn lint(dir: &DataDir, how: &Lint) -> anyhow::Result<String> {
+    let map = read_map(&how.map)?;
+    let findings = match Client::of(dir) {
+        Ok((client, _)) => {
+            let document = std::fs::read_to_string(&how.map)?;
+            let answer = client.post(LINT, &json!({ "document": document })).await?;
+            serde_json::from_value(answer["findings"].clone())?
+        }
+        Err(_) => routing::lint(&map),
+    };
     let text = match how.format {
         Format::Json => serde_json::to_string_pretty(&findings)?,
         Format::Text => findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),

@@ -29,7 +29,14 @@ Ctrl-C stops it and leaves the host as it was found.",
             .map_or_else(String::new, |at| format!("http://{} https://{}", at.http, at.https)),
         running.project,
     ));
-    crate::server::asked_to_stop().await;
-    screen.line("Stopping.");
-    server.stop().await
+    tokio::select! {
+        () = crate::server::asked_to_stop() => {
+            screen.line("Stopping.");
+            server.stop().await
+        }
+        () = server.replaced() => {
+            screen.line("Another process serves in this one's place; finishing what is under way.");
+            server.retire().await
+        }
+    }
 }

@@ -29,11 +29,13 @@ impl RunApps {
         dir: &DataDir,
         proxy: &Proxy,
         before: Option<RunAppAddresses>,
+        is_inherited: bool,
     ) -> anyhow::Result<RunApps> {
         let tls = run_app_tls(dir.root()).context("could not make certificates for services")?;
         let open = |scheme: Scheme, before: Option<SocketAddrV4>| {
             let tls = (scheme == Scheme::Https).then(|| tls.clone());
-            let listener = outside(scheme, again(before));
+            let at = before.filter(|_| is_inherited).unwrap_or_else(|| again(before));
+            let listener = outside(scheme, at);
             proxy.open_run_app(listener, tls).context("could not listen for requests to services")
         };
         let http = open(Scheme::Http, before.map(|before| before.http))?;
@@ -53,6 +55,11 @@ pub(crate) fn listener_name(scheme: Scheme) -> ResourceName {
     named(Kind::ForwardingRule, &format!("run-app-{}", scheme.as_str()))
 }
 
+/// What stands for the host itself where the data plane asks for a network.
+pub(crate) fn host() -> ResourceName {
+    named(Kind::Network, HOST)
+}
+
 fn named(kind: Kind, name: &str) -> ResourceName {
     let project = Name::default();
     ResourceName { project, location: Location::Global, kind, name: name.into() }
@@ -64,7 +71,7 @@ fn outside(scheme: Scheme, at: SocketAddrV4) -> Listener {
         Scheme::Http => u64::MAX,
         Scheme::Https => u64::MAX - 1,
     };
-    let (name, network) = (listener_name(scheme), named(Kind::Network, HOST));
+    let (name, network) = (listener_name(scheme), host());
     Listener::run_app(name, id, network, at, scheme, Arrival::Outside)
 }
 
