@@ -92,7 +92,7 @@ impl InstancePort for Echo {
 struct Nowhere;
 
 impl RunAppPort for Nowhere {
-    fn connect<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<TcpStream>> {
+    fn connect(&self) -> BoxFuture<'_, io::Result<TcpStream>> {
         Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
     }
 }
@@ -155,6 +155,7 @@ fn server() -> Option<Server> {
         let config = Config {
             data_dir: folder.path().to_owned(),
             address: None,
+            inherited: None,
             beyond_loopback: false,
             behind: Arc::new(Front::new(api, Arc::clone(&identity))),
             instances: Arc::new(Echo::start().await),
@@ -200,6 +201,7 @@ impl Server {
             token_file: token_file(self.folder.path()),
             token: self.token.clone(),
             project: PROJECT.to_owned(),
+            run_app: None,
         };
         pointing.environment().into_iter().collect()
     }

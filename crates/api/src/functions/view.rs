@@ -43,8 +43,9 @@ pub(super) fn shown(api: &Api, state: &State, key: &str) -> Result<Value, ApiErr
         shown.insert("url".to_owned(), url.into());
     }
     if let Some(build) = document.get("build").and_then(Value::as_str) {
-        let config = object(&mut shown, "buildConfig");
-        config.insert("build".to_owned(), build.into());
+        within(&mut shown, "buildConfig", |config| {
+            config.insert("build".to_owned(), build.into());
+        });
     }
     add_service(state, &document, key, &mut shown);
     Ok(Value::Object(shown))
@@ -54,25 +55,29 @@ pub(super) fn shown(api: &Api, state: &State, key: &str) -> Result<Value, ApiErr
 fn add_service(state: &State, document: &Value, key: &str, shown: &mut Map<String, Value>) {
     let location = key.trim_start_matches("functions/").split("/functions/").next();
     let name = format!("{}/services/{}", location.unwrap_or_default(), service_of(document));
-    let config = object(shown, "serviceConfig");
-    config.entry("allTrafficOnLatestRevision").or_insert(true.into());
-    let Some(found) = model::ResourceName::parse(&name) else { return };
-    let Some(plan) = state.compiled.plan.fleet.service(&found) else { return };
-    config.insert("service".to_owned(), name.into());
-    if let Some(uri) = document.get("uri") {
-        config.insert("uri".to_owned(), uri.clone());
-    }
-    if let Some(revision) = &plan.latest_ready {
-        config.insert("revision".to_owned(), revision.name.name.as_str().into());
-    }
+    let found = model::ResourceName::parse(&name);
+    let plan = found.and_then(|found| state.compiled.plan.fleet.service(&found));
+    within(shown, "serviceConfig", |config| {
+        config.entry("allTrafficOnLatestRevision").or_insert(true.into());
+        let Some(plan) = plan else { return };
+        config.insert("service".to_owned(), name.into());
+        if let Some(uri) = document.get("uri") {
+            config.insert("uri".to_owned(), uri.clone());
+        }
+        if let Some(revision) = &plan.latest_ready {
+            config.insert("revision".to_owned(), revision.name.name.as_str().into());
+        }
+    });
 }
 
-fn object<'a>(of: &'a mut Map<String, Value>, field: &str) -> &'a mut Map<String, Value> {
-    let value = of.entry(field.to_owned()).or_insert_with(|| json!({}));
-    if !value.is_object() {
-        *value = json!({});
-    }
-    value.as_object_mut().unwrap_or_else(|| unreachable!("it was made an object just now"))
+/// Changes the message in a field, which is made when it is absent.
+fn within(of: &mut Map<String, Value>, field: &str, change: impl FnOnce(&mut Map<String, Value>)) {
+    let mut message = match of.remove(field) {
+        Some(Value::Object(message)) => message,
+        _ => Map::new(),
+    };
+    change(&mut message);
+    of.insert(field.to_owned(), message.into());
 }
 
 /// A function changed as a mask says; without one, by everything that is given.

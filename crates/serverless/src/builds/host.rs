@@ -26,7 +26,7 @@ pub(crate) struct Host {
     pub(crate) pythons: Vec<Python>,
 }
 
-/// Node.js.
+/// Node.js, in one executable.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) program: PathBuf,
@@ -104,6 +104,12 @@ fn node(program: &Path) -> Option<Node> {
     let told = output(program, &["-p", "process.version + ' ' + process.execPath"])?;
     let (version, program) = told.trim().strip_prefix('v')?.split_once(' ')?;
     let major = version.split('.').next()?.parse().ok()?;
+    // A distribution's Node.js may be a library with its scripts all over the host; what is copied
+    // of it would not start.
+    let linked = output(Path::new("ldd"), &[program]).unwrap_or_default();
+    if linked.contains("libnode.so") {
+        return None;
+    }
     Some(Node { program: PathBuf::from(program), major, version: version.to_owned() })
 }
 
