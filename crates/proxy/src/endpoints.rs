@@ -107,6 +107,15 @@ pub trait Endpoints: Send + Sync + 'static {
     /// Asks for room on an instance of `revision`.
     fn acquire(&self, revision: &Arc<RevisionPlan>) -> Acquire;
 
+    /// Like `acquire`, on this instance if it is there and has room.
+    fn acquire_preferring(
+        &self,
+        revision: &Arc<RevisionPlan>,
+        _instance: Option<InstanceId>,
+    ) -> Acquire {
+        self.acquire(revision)
+    }
+
     /// Connects to the port of an instance that a lease named. The stream may be blocking or not; the
     /// proxy sets what it needs. An instance that is gone is an error of kind `NotConnected`.
     fn dial(&self, instance: InstanceId) -> Dialing;

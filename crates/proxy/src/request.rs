@@ -5,6 +5,7 @@
 //!
 //! Invariant: one request is decided by one plan, and its lease lives until its last byte has gone.
 
+use crate::affinity::Affinity;
 use crate::backend;
 use crate::callers::Identity;
 use crate::deadline::Deadline;
@@ -105,6 +106,8 @@ pub(crate) struct Forwarding<'p> {
     /// The request's `Origin`, when the URL map's CORS policy allows it.
     origin: Option<String>,
     timeout: Duration,
+    /// Present when the revision wants clients back on their instances.
+    affinity: Option<Affinity>,
 }
 
 /// A place in a waiting room.
@@ -196,14 +199,16 @@ fn open_forward<'p, F: Fields>(
         waiting: None,
         origin,
         timeout,
+        affinity: Affinity::of(forward.revision, incoming.subject.fields),
         forward,
     });
     if let Some(refused) = forwarding.admission(connection, incoming, arrival) {
         return Opened::Answer(Box::new(forwarding.not_admitted(refused)));
     }
     if forwarding.forward.delay.is_none() {
-        match connection.worker.endpoints.acquire(forwarding.forward.revision) {
+        match forwarding.ask(connection) {
             Acquire::Ready(lease) => {
+                forwarding.settle_on(&lease);
                 let head = outbound_head(connection, &forwarding, incoming, lease.protocol);
                 forwarding.ready = Some((lease, head));
             }
@@ -439,7 +444,25 @@ impl<'p> Forwarding<'p> {
         self.timeout
     }
 
-    /// Edits and CORS of the response.
+    /// Asks for an instance, the client's own first if it has one.
+    fn ask(&self, connection: &Connection) -> Acquire {
+        let endpoints = &connection.worker.endpoints;
+        match &self.affinity {
+            None => endpoints.acquire(self.forward.revision),
+            Some(affinity) => {
+                endpoints.acquire_preferring(self.forward.revision, affinity.wanted())
+            }
+        }
+    }
+
+    /// Remembers which instance answers.
+    fn settle_on(&mut self, lease: &Lease) {
+        if let Some(affinity) = &mut self.affinity {
+            affinity.give(lease.instance);
+        }
+    }
+
+    /// Edits, CORS and the cookie of the response.
     pub(crate) fn response_context<'a>(&'a self) -> ResponseContext<'a> {
         let forward = &self.forward;
         let edits = rewrite::edits(
@@ -447,7 +470,8 @@ impl<'p> Forwarding<'p> {
                 .chain(Some(backend::response_edit(forward.backend_service))),
         );
         let cors = forward.cors.zip(self.origin.clone());
-        ResponseContext { edits, cors }
+        let cookie = self.affinity.as_ref().and_then(Affinity::set_cookie);
+        ResponseContext { edits, cors, cookie }
     }
 
     /// Why the service does not take the request, in Google's words; `None` when it does.
@@ -522,7 +546,10 @@ pub(crate) async fn carry_out<'p, C: Client>(
         let (lease, fresh_head) = match forwarding.ready.take() {
             Some((lease, head)) => (lease, Some(head)),
             None => match acquire(connection, client, &mut forwarding, deadline, ends_at).await {
-                Some(Ok(lease)) => (lease, None),
+                Some(Ok(lease)) => {
+                    forwarding.settle_on(&lease);
+                    (lease, None)
+                }
                 Some(Err(refusal)) => return Ending::Answer(Box::new(forwarding.refuse(refusal))),
                 None => return Ending::Broken,
             },
@@ -596,7 +623,7 @@ async fn acquire<C: Client>(
 ) -> Option<Result<Lease, Refusal>> {
     let acquired = match forwarding.waiting.take() {
         Some(Queued(waiting)) => Acquire::Wait(waiting),
-        None => connection.worker.endpoints.acquire(forwarding.forward.revision),
+        None => forwarding.ask(connection),
     };
     match acquired {
         Acquire::Ready(lease) => Some(Ok(lease)),

@@ -190,11 +190,13 @@ pub(crate) struct ResponseContext<'a> {
     pub(crate) edits: Edits<'a>,
     /// The CORS policy, and the origin of the request, which it allows.
     pub(crate) cors: Option<(&'a CorsPolicy, String)>,
+    /// The cookie of session affinity, when the client has to learn it.
+    pub(crate) cookie: Option<String>,
 }
 
 impl ResponseContext<'_> {
     fn is_plain(&self) -> bool {
-        self.cors.is_none() && self.edits.is_empty()
+        self.cors.is_none() && self.edits.is_empty() && self.cookie.is_none()
     }
 }
 
@@ -211,6 +213,9 @@ pub(crate) fn response_fields<F: Fields, S: Sink>(
     }
     let mut list = FieldList::default();
     standard_response_fields(fields, &mut list);
+    if let Some(cookie) = &context.cookie {
+        list.put(b"set-cookie", cookie.as_bytes());
+    }
     if let Some((policy, origin)) = &context.cors {
         allow_origin(policy, origin, &mut list);
     }

@@ -442,7 +442,7 @@ fn put_answer(
     put_status_line(bytes, answer.status);
     let own = RawFields(&[]);
     let mut list = crate::fields::FieldList::default();
-    let context = rewrite::ResponseContext { edits: answer.edits.clone(), cors: None };
+    let context = rewrite::ResponseContext { edits: answer.edits.clone(), ..Default::default() };
     rewrite::response_fields(&own, &context, &connection.peer, "HTTP/1.1", &mut list);
     for (name, value) in &answer.headers {
         bytes.put(name.as_bytes(), value.as_bytes());

@@ -193,7 +193,8 @@ impl Exchange {
         wait_out(answer.delay).await;
         let Some(mut respond) = self.respond.take() else { return };
         let mut fields = HeaderMap::new();
-        let context = rewrite::ResponseContext { edits: answer.edits.clone(), cors: None };
+        let context =
+            rewrite::ResponseContext { edits: answer.edits.clone(), ..Default::default() };
         let own = HeaderMap::new();
         let peer = &self.connection.peer;
         rewrite::response_fields(&MapFields(&own), &context, peer, "HTTP/2.0", &mut fields);

@@ -225,3 +225,25 @@ fn a_flood_of_requests_is_counted_and_only_some_of_it_is_kept() {
     });
     assert!(dropped() > 0);
 }
+
+#[test]
+fn a_client_comes_back_to_its_instance_by_a_cookie_where_the_revision_wants_it() {
+    let mut world = World::new();
+    world.service("app", |revision| revision.session_affinity = true);
+    let plane = Plane::start(world);
+    let backend = Backend::answering(OK);
+    plane.instances.place("app", backend.address);
+    let cookie = |head: &str| {
+        let line = head.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+        line.map(|value| value.split(';').next().unwrap().to_owned())
+    };
+    for at in [open(&plane), plane.address(80)] {
+        let (head, _) = ask(at, HOST, "");
+        let first = cookie(&head).expect("a cookie");
+        assert!(first.starts_with("GAESA="), "{first}");
+        let (head, _) = ask(at, HOST, &format!("Cookie: a=b; {first}\r\n"));
+        assert_eq!(cookie(&head), None, "the client is where it was");
+        let (head, _) = ask(at, HOST, "Cookie: GAESA=0123\r\n");
+        assert_eq!(cookie(&head), Some(first), "what cannot be read is replaced");
+    }
+}

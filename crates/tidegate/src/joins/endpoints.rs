@@ -19,11 +19,19 @@ impl proxy::Release for Held {
 
 impl Endpoints for FleetEndpoints {
     fn acquire(&self, revision: &Arc<RevisionPlan>) -> Acquire {
+        self.acquire_preferring(revision, None)
+    }
+
+    fn acquire_preferring(
+        &self,
+        revision: &Arc<RevisionPlan>,
+        instance: Option<InstanceId>,
+    ) -> Acquire {
         let protocol = match revision.protocol {
             PortProtocol::Http1 => Protocol::Http1,
             PortProtocol::H2c => Protocol::H2c,
         };
-        match self.0.acquire(revision) {
+        match self.0.acquire_preferring(revision, instance.map(|instance| instance.0)) {
             Acquired::Ready(lease) => Acquire::Ready(lend(lease, protocol)),
             Acquired::Refused(refusal) => Acquire::Refused(refused(&refusal)),
             Acquired::Waiting(waiting) => Acquire::Wait(Box::pin(async move {
