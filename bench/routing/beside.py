@@ -206,11 +206,10 @@ def measure(kind, racers):
             ports[name] = (one, many, started, memory(many) - memory(one))
         lua = {count: script(kind, count) for count in (1, size)}
         differences = {name: [] for name in racers}
-        for turn in range(ROUNDS + 1):
+        for _ in range(ROUNDS):
             for name, (one, many, _, _) in ports.items():
                 pair = cost(many, lua[size]) - cost(one, lua[1])
-                # The first round warms up.
-                differences[name] += [pair] if turn else []
+                differences[name].append(pair)
         rows[size] = {name: (differences[name], ports[name][2], ports[name][3]) for name in racers}
         stop()
         told = ", ".join(f"{n} {statistics.median(r[0]):.0f} ns" for n, r in rows[size].items())

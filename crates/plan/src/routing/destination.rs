@@ -24,14 +24,17 @@ const HOST_CHARS_MAX: usize = 255;
 const RETRIES_DEFAULT: u32 = 1;
 
 /// How the three fields of a destination are called where it stands.
-struct Fields {
+pub(crate) struct Fields {
     service: &'static str,
-    redirect: &'static str,
-    action: &'static str,
+    pub(crate) redirect: &'static str,
+    pub(crate) action: &'static str,
 }
 
-const RULE: Fields = Fields { service: "service", redirect: "urlRedirect", action: "routeAction" };
-const DEFAULT: Fields = Fields {
+/// In a rule.
+pub(crate) const RULE: Fields =
+    Fields { service: "service", redirect: "urlRedirect", action: "routeAction" };
+/// In a path matcher or the map itself.
+pub(crate) const DEFAULT: Fields = Fields {
     service: "defaultService",
     redirect: "defaultUrlRedirect",
     action: "defaultRouteAction",

@@ -148,13 +148,16 @@ impl UrlMapPlan {
         rules(&located, head, &mut explanation);
         explanation.answer = match &decision {
             Decision::Forward(forward) => {
-                changes_of_path(&located, forward, head, &mut explanation.changes);
+                changes_of_path(&located, head, &mut explanation.changes);
                 self.header_changes(&decision, &mut explanation.changes);
                 let own = forward.revision.timeout;
                 explanation.policies.push(format!("the revision's own timeout is {own:?}"));
                 forwarded(forward, caller)
             }
             Decision::Respond(respond) => {
+                if was_to_be_sent(&decision) {
+                    changes_of_path(&located, head, &mut explanation.changes);
+                }
                 self.header_changes(&decision, &mut explanation.changes);
                 responded(respond)
             }
@@ -164,7 +167,7 @@ impl UrlMapPlan {
             && self.backend(located.action, weighted).is_none()
         {
             explanation.answer.summary =
-                format!("goes to {}, about which nothing is known here", share.backend_service);
+                format!("goes to {}; what is behind it is not known here", share.backend_service);
             explanation.answer.status = None;
         }
         explanation
@@ -224,7 +227,7 @@ impl UrlMapPlan {
             Decision::Forward(forward) => (&forward.header_actions, Some(forward.backend_service)),
             Decision::Respond(respond) => (&respond.header_actions, None),
         };
-        if matches!(decision, Decision::Forward(_)) {
+        if was_to_be_sent(decision) {
             actions.iter().for_each(|action| edits("request", &action.request, changes));
             service.iter().for_each(|service| edits("request", &service.request_headers, changes));
         }
@@ -396,16 +399,25 @@ fn path_condition_miss(path: &PathPredicate, actual: &str) -> String {
     }
 }
 
-fn changes_of_path(
-    located: &Located<'_>,
-    forward: &Forward<'_>,
-    head: &RequestHead<'_>,
-    changes: &mut Vec<String>,
-) {
-    if let Some(host) = forward.authority {
+/// Whether the request goes on, or would if its backend could be found: rewrites and header actions
+/// apply before that.
+fn was_to_be_sent(decision: &Decision<'_>) -> bool {
+    match decision {
+        Decision::Forward(_) => true,
+        Decision::Respond(respond) => !matches!(
+            respond.why,
+            Why::Redirect | Why::CorsPreflight | Why::FaultAbort | Why::NoRoute
+        ),
+    }
+}
+
+fn changes_of_path(located: &Located<'_>, head: &RequestHead<'_>, changes: &mut Vec<String>) {
+    if let Some(host) = &located.action.host_rewrite {
         changes.push(format!("host {} becomes {host}", head.authority));
     }
-    let Some(path) = &forward.path_and_query else { return };
+    let rewritten = super::rewrite::path(&located.action.path_rewrite, located.part, head.path);
+    let Some(path) = rewritten else { return };
+    let path = head.query.map_or(path.clone(), |query| format!("{path}?{query}"));
     let how = match &located.action.path_rewrite {
         PathRewrite::Template(rewrite) => format!("pathTemplateRewrite {}", rewrite.as_str()),
         PathRewrite::Prefix(prefix) => format!("pathPrefixRewrite {prefix}"),

@@ -5,20 +5,24 @@
 
 use super::action::{Action, To};
 use super::backend_service::EndpointGroupPlan;
+use super::destination::{DEFAULT, Fields, RULE};
 use super::predicate::PathPredicate;
 use super::routes::{RouteMatch, RouteRule};
 use super::rules::{Rules, Table};
 use super::{BackendServicePlan, UrlMapPlan};
+use model::Inventory;
 use model::url_map::{Destination, UrlMap};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// One piece of advice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
     /// The kind of finding, as a word to search for.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// The field it is about.
     pub field: String,
     /// What is the matter, in a sentence.
@@ -29,6 +33,18 @@ impl fmt::Display for Finding {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}: {} ({})", self.field, self.message, self.code)
     }
+}
+
+/// Looks a map over as it would be in a world: whether the URL masks behind it can fit is seen too.
+pub fn lint_within(map: &Arc<UrlMap>, inventory: &Inventory) -> Vec<Finding> {
+    let mut only = Inventory {
+        backend_services: inventory.backend_services.clone(),
+        endpoint_groups: inventory.endpoint_groups.clone(),
+        ..Inventory::default()
+    };
+    only.url_maps.insert(map.name.clone(), Arc::clone(map));
+    let (routing, _) = super::compile(&only, &super::Routing::default());
+    routing.url_map(&map.name).map(|plan| plan.lint()).unwrap_or_default()
 }
 
 /// Looks a map over, without a world around it.
@@ -83,7 +99,7 @@ struct Findings {
 
 impl Findings {
     fn add(&mut self, code: &'static str, field: String, message: String) {
-        self.found.push(Finding { code, field, message });
+        self.found.push(Finding { code: code.into(), field, message });
     }
 
     fn matchers(&mut self, map: &UrlMap) {
@@ -135,12 +151,12 @@ impl Findings {
     }
 
     fn destinations(&mut self, map: &UrlMap) {
-        self.destination("default", &map.default);
+        self.destination("", &DEFAULT, &map.default);
         for (m, matcher) in map.path_matchers.iter().enumerate() {
             let at = format!("pathMatchers[{m}]");
-            self.destination(&format!("{at}.default"), &matcher.default);
+            self.destination(&format!("{at}."), &DEFAULT, &matcher.default);
             for (r, rule) in matcher.path_rules.iter().enumerate() {
-                self.destination(&format!("{at}.pathRules[{r}]"), &rule.destination);
+                self.destination(&format!("{at}.pathRules[{r}]."), &RULE, &rule.destination);
                 self.prefix_slashes(
                     &format!("{at}.pathRules[{r}]"),
                     &rule.paths,
@@ -148,17 +164,21 @@ impl Findings {
                 );
             }
             for (r, rule) in matcher.route_rules.iter().enumerate() {
-                self.destination(&format!("{at}.routeRules[{r}]"), &rule.destination);
+                self.destination(&format!("{at}.routeRules[{r}]."), &RULE, &rule.destination);
             }
         }
     }
 
-    fn destination(&mut self, at: &str, destination: &Destination) {
+    fn destination(&mut self, at: &str, fields: &Fields, destination: &Destination) {
         let action = destination.route_action.as_ref();
         for (i, service) in action.iter().flat_map(|a| &a.weighted_backend_services).enumerate() {
             if service.weight == 0 {
                 let message = format!("{} has weight 0 and gets no request", service.service.name);
-                self.add("weight-zero", format!("{at}.weightedBackendServices[{i}]"), message);
+                self.add(
+                    "weight-zero",
+                    format!("{at}{}.weightedBackendServices[{i}]", fields.action),
+                    message,
+                );
             }
         }
         if let Some(redirect) = &destination.url_redirect
@@ -168,7 +188,7 @@ impl Findings {
             && !redirect.https
         {
             let message = "the redirect leads back to the URL that was asked for".to_string();
-            self.add("redirect-loop", format!("{at}.urlRedirect"), message);
+            self.add("redirect-loop", format!("{at}{}", fields.redirect), message);
         }
     }
 

@@ -36,7 +36,7 @@ pub use dice::ORDINARY_DICE;
 pub use expectations::{TestFailure, evaluate};
 pub use explain::{Answer, Considered, EndpointGroupExplanation, Explanation, Share};
 pub use header_action::VARIABLES;
-pub use lint::{Finding, lint};
+pub use lint::{Finding, lint, lint_within};
 pub use mask::{Extracted, MASK_BYTES_MAX, Placeholder, UrlMask};
 pub use pattern::{PATTERN_CHARS_MAX, Pattern};
 

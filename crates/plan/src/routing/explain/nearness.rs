@@ -21,7 +21,7 @@ pub(super) fn host_miss(pattern: &str, authority: &str) -> &'static str {
         Some(suffix) if without_port(authority).ends_with(without_port(suffix)) => {
             "fits but for the port, which counts"
         }
-        Some(suffix) if format!(".{authority}").ends_with(suffix) => {
+        Some(suffix) if format!(".{}", without_port(authority)).ends_with(suffix) => {
             "does not take the bare domain itself"
         }
         Some(_) => "ends differently",
