@@ -70,6 +70,9 @@ pub(crate) enum Verb {
   tidegate explain http://example.com/login --map exported-map.yaml")]
     Explain(Explain),
     /// Name what can never match or never be reached in an exported URL map
+    ///
+    /// A server that runs in the data directory is asked about the URL masks behind the map; without one
+    /// the map is looked over by itself.
     #[command(after_help = "Example:
   tidegate lint exported-map.yaml")]
     Lint(Lint),
