@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serverless::runtime::launch::launch;
 use serverless::runtime::{DockerConfig, DockerRuntime, LogSink, Runtime};
-use support::{surroundings, Lines, World, get, root, suite, until};
+use support::{Lines, World, get, root, suite, surroundings, until};
 
 /// An engine of our own, ended when dropped.
 struct Engine {

@@ -157,6 +157,11 @@ async fn layers_are_shared_and_collected_when_nobody_has_them() {
     assert!(layers[0].is_dir(), "the shared layer stays");
     assert!(!layers[1].exists());
     assert_eq!(images.list().len(), 1);
+    // A name that was only pulled goes with its image.
+    drop(second);
+    let collected = images.collect(&[]).await.unwrap();
+    assert_eq!((collected.images, collected.layers), (1, 2));
+    assert_eq!(images.list(), []);
 }
 
 #[tokio::test]

@@ -111,7 +111,10 @@ async fn a_container_is_confined() {
         ),
         ("/list/sys/firmware", ""),
         ("/file/proc/1/cmdline", "/subject\x00serve\x000.0.0.0:PORT\x00"),
-        ("/file/etc/hosts", "127.0.0.1 localhost app\n::1 localhost\n169.254.169.254 metadata.google.internal metadata\n"),
+        (
+            "/file/etc/hosts",
+            "127.0.0.1 localhost app\n::1 localhost\n169.254.169.254 metadata.google.internal metadata\n",
+        ),
         ("/file/proc/sys/kernel/hostname", "localhost\n"),
     ];
     for (path, expected) in cases {

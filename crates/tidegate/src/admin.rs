@@ -39,7 +39,9 @@ impl Admin {
             (&Method::GET, "/v1/status") => Ok(status::collect(self).await),
             (&Method::POST, "/v1/explain") => explain::answer(self, &request.body),
             (&Method::POST, "/v1/lint") => explain::lint(self, &request.body),
-            (&Method::GET, "/v1/images") => Ok(images::list(&self.images)),
+            (&Method::GET, "/v1/images") => {
+                Ok(images::list(&self.images, &self.api.world().state().compiled.plan))
+            }
             (&Method::POST, "/v1/images:load") => images::load(&self.images, &request.body).await,
             (&Method::POST, "/v1/images:remove") => images::remove(&self.images, &request.body),
             (_, path) => {

@@ -5,6 +5,7 @@ mod applier;
 mod behind;
 mod cli;
 mod client;
+mod collector;
 mod commands;
 mod data_dir;
 mod handover;

@@ -15,6 +15,7 @@ use crate::joins::endpoints::FleetEndpoints;
 use crate::joins::instance_port::VpcPorts;
 use crate::joins::logs::ContainerLogs;
 use crate::joins::metadata::{ContainerMetadata, MachineMetadata};
+use crate::joins::network::VpcEgress;
 use crate::joins::observed::Progress;
 use crate::joins::request_log::RequestEntries;
 use crate::joins::run_apps::{self, RunApps};
@@ -39,6 +40,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, OwnedMutexGuard, mpsc, watch};
 use tokio::task::JoinHandle;
 use vpc::Vpc;
+use vpc::egress::{Egress, Host};
 
 /// Who holds the token made at the first start.
 const OWNER_EMAIL: &str = "owner@tidegate.local";
@@ -308,8 +310,11 @@ impl Parts {
             .map_err(|error| anyhow::anyhow!("could not make the project: {error}"))?;
 
         let metadata = Metadata::new(api.clone(), identity.clone());
-        let surroundings =
-            Surroundings { metadata: Some(Arc::new(ContainerMetadata(metadata.clone()))) };
+        let egress = Egress::new(vpc.clone(), plans.clone(), Arc::new(Host));
+        let surroundings = Surroundings {
+            metadata: Some(Arc::new(ContainerMetadata(metadata.clone()))),
+            network: Some(Arc::new(VpcEgress(egress))),
+        };
         let runtime_folder = runtime_folder(inherited);
         if inherited.is_none() {
             clear_runtimes(dir, runtime_folder).await?;
@@ -339,6 +344,7 @@ impl Parts {
         let tasks = vec![
             tokio::spawn(applier.clone().run(plans.clone())),
             tokio::spawn(progress.follow_instances()),
+            tokio::spawn(crate::collector::run(images.clone(), dir.join("images"), plans.clone())),
             tokio::spawn(record_outcomes(api.clone(), outcomes)),
         ];
         Ok(Parts { api, identity, plans, images, builder, runtime, runtime_folder, applier, tasks })

@@ -13,6 +13,12 @@ pub enum VpcError {
         /// The network.
         network: ResourceName,
     },
+    /// Every address of a subnet has somebody.
+    #[error("subnet `{subnet}` has no free address")]
+    SubnetFull {
+        /// The subnet.
+        subnet: ResourceName,
+    },
     /// A network namespace could not be made, entered or pinned.
     #[error("could not {what} the network namespace `{}`{}", path.display(), hint(source))]
     Namespace {

@@ -7,6 +7,7 @@
 //!
 //! The crate carries a [`plan`] out and decides nothing about it.
 
+pub mod egress;
 mod error;
 mod instance;
 mod links;

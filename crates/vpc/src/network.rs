@@ -2,6 +2,7 @@
 //!
 //! Invariant: the firewall is in force before anything the plan adds can be reached.
 
+use crate::egress::Guests;
 use crate::error::VpcError;
 use crate::links::{self, WantedRoute};
 use crate::namespace::{Namespace, set_kernel_options, unpin};
@@ -11,7 +12,7 @@ use plan::network::{NetworkPlan, range};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// The address connections through the SSH tunnel come from, one of Google's range for them.
 pub const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(35, 235, 240, 1);
@@ -36,6 +37,8 @@ pub(crate) struct HostNetwork {
     pub(crate) applied: Option<Arc<NetworkPlan>>,
     /// The firewall in force, as far as it is known.
     ruleset: Option<String>,
+    /// The addresses that instances of Cloud Run have.
+    pub(crate) guests: Guests,
 }
 
 impl HostNetwork {
@@ -56,7 +59,8 @@ impl HostNetwork {
             links::run(async |links| links.bring_up_loopback().await)
         };
         namespace.within(prepare)??;
-        Ok(HostNetwork { name, namespace, pin, applied: None, ruleset: None })
+        let guests = Guests::default();
+        Ok(HostNetwork { name, namespace, pin, applied: None, ruleset: None, guests })
     }
 
     /// Makes the host what the plan says.
@@ -74,6 +78,9 @@ impl HostNetwork {
             self.applied = Some(plan.clone());
             return Ok(());
         }
+        let guests = Guests::clone(&self.guests);
+        // Held so that nobody gets an address that would be taken for a leftover.
+        let guests = guests.lock().unwrap_or_else(PoisonError::into_inner);
         let ruleset = nft::render(plan);
         let is_new = self.ruleset.as_ref() != Some(&ruleset);
         let carry_out = || {
@@ -81,7 +88,7 @@ impl HostNetwork {
                 nft::replace(&ruleset)?;
                 set_kernel_options(&CONNECTION_TRACKING)?;
             }
-            links::run(async |links| reconcile(&links, plan).await)
+            links::run(async |links| reconcile(&links, plan, &guests).await)
         };
         self.namespace.within(carry_out)??;
         self.ruleset = Some(ruleset);
@@ -118,10 +125,14 @@ fn differ_in_frontends_only(before: &NetworkPlan, plan: &NetworkPlan) -> bool {
 }
 
 /// Addresses, routes and links, except those of instances, which their keepers make.
-async fn reconcile(links: &links::Links, plan: &NetworkPlan) -> Result<(), VpcError> {
+async fn reconcile(
+    links: &links::Links,
+    plan: &NetworkPlan,
+    guests: &BTreeSet<Ipv4Addr>,
+) -> Result<(), VpcError> {
     let own = plan.subnets.iter().filter(|subnet| subnet.purpose.takes_addresses());
     let gateways = own.map(|subnet| subnet.gateway);
-    let own = gateways.chain([METADATA_ADDRESS]);
+    let own = gateways.chain([METADATA_ADDRESS]).chain(guests.iter().copied());
     let addresses: BTreeSet<Ipv4Addr> = own.chain(plan.frontends.iter().copied()).collect();
     links.set_loopback_addresses(&addresses).await?;
 

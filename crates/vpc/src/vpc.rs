@@ -7,6 +7,7 @@
 //! Invariant: after `apply`, nothing under the data directory runs, is mounted or is pinned that the plan
 //! does not name, except instances that are being stopped at that moment.
 
+use crate::egress::Guests;
 use crate::error::{Failure, VpcError};
 use crate::instance::{Folder, InstanceStatus, Keeper, Observation, Order, Wanted, serial_output};
 use crate::namespace::Namespace;
@@ -44,6 +45,8 @@ struct Inner {
     state: Mutex<State>,
     /// The namespaces by network, apart from the state so that sockets never wait for an `apply`.
     namespaces: RwLock<BTreeMap<ResourceName, Namespace>>,
+    /// Who has addresses of each network at the moment, beside the plan.
+    guests: RwLock<BTreeMap<ResourceName, Guests>>,
     /// What is seen of instances by name, apart from the state for the same reason.
     watched: RwLock<BTreeMap<ResourceName, Watched>>,
     changes: watch::Sender<u64>,
@@ -90,6 +93,7 @@ impl Vpc {
             instances_folder: absolute(instances_folder)?,
             state: Mutex::default(),
             namespaces: RwLock::default(),
+            guests: RwLock::default(),
             watched: RwLock::default(),
             changes: watch::channel(0).0,
         };
@@ -219,6 +223,17 @@ impl Vpc {
         }
     }
 
+    /// The namespace of a network, with the addresses in it that are not the plan's.
+    pub(crate) fn attachable(
+        &self,
+        network: &ResourceName,
+    ) -> Result<(Namespace, Guests), VpcError> {
+        let namespace = self.inner.namespace(network)?;
+        let guests = self.inner.guests.read().unwrap_or_else(PoisonError::into_inner);
+        let gone = || VpcError::NoNetwork { network: network.clone() };
+        Ok((namespace, guests.get(network).cloned().ok_or_else(gone)?))
+    }
+
     /// What is seen of an instance.
     pub fn observe(&self, instance: &ResourceName) -> Option<Observation> {
         let observed = self.inner.watched(instance)?.seen.borrow().clone();
@@ -311,6 +326,11 @@ impl Inner {
         network.name = Some(plan.name.clone());
         network.apply(plan)?;
         self.namespaces().insert(plan.name.clone(), network.namespace.clone());
+        let guests = network.guests.clone();
+        self.guests
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(plan.name.clone(), guests);
         Ok(())
     }
 

@@ -144,18 +144,29 @@ pub(super) struct NetworkFirewall {
     egress: Vec<(Targets, Arc<Rule>)>,
 }
 
-/// The instances a rule is for.
-struct Targets {
+/// An egress rule with those it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressRule {
+    /// Whose packets it is about.
+    pub targets: Targets,
+    /// What it says.
+    pub rule: Arc<Rule>,
+}
+
+/// Those a rule is for: everybody, or who has one of the tags or service accounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
     tags: Vec<Name>,
     service_accounts: Vec<Name>,
 }
 
 impl Targets {
-    fn include(&self, instance: &Instance) -> bool {
+    /// Whether somebody with these tags and service accounts is among them.
+    pub fn include(&self, tags: &[Name], service_accounts: &[Name]) -> bool {
         let everyone = self.tags.is_empty() && self.service_accounts.is_empty();
         everyone
-            || self.tags.iter().any(|tag| instance.tags.contains(tag))
-            || self.service_accounts.iter().any(|email| instance.service_accounts.contains(email))
+            || self.tags.iter().any(|tag| tags.contains(tag))
+            || self.service_accounts.iter().any(|email| service_accounts.contains(email))
     }
 }
 
@@ -187,10 +198,21 @@ impl NetworkFirewall {
         compiled
     }
 
+    /// Every egress rule with those it is for.
+    pub(super) fn egress(&self) -> Vec<EgressRule> {
+        let rule = |(targets, rule): &(Targets, Arc<Rule>)| EgressRule {
+            targets: targets.clone(),
+            rule: rule.clone(),
+        };
+        self.egress.iter().map(rule).collect()
+    }
+
     /// The rules that are for `instance`.
     pub(super) fn of_instance(&self, instance: &Instance) -> InstanceFirewall {
         let of = |rules: &[(Targets, Arc<Rule>)]| {
-            let included = rules.iter().filter(|(targets, _)| targets.include(instance));
+            let included = rules
+                .iter()
+                .filter(|(targets, _)| targets.include(&instance.tags, &instance.service_accounts));
             included.map(|(_, rule)| rule.clone()).collect()
         };
         InstanceFirewall { ingress: of(&self.ingress), egress: of(&self.egress) }
@@ -230,8 +252,9 @@ fn sources(declared: &Firewall, members: &[(&Instance, Ipv4Addr)]) -> Vec<Ipv4Ne
         tags: declared.source_tags.clone(),
         service_accounts: declared.source_service_accounts.clone(),
     };
-    let of_instances =
-        members.iter().filter(|(instance, _)| by_instance && senders.include(instance));
+    let of_instances = members.iter().filter(|(instance, _)| {
+        by_instance && senders.include(&instance.tags, &instance.service_accounts)
+    });
     let addresses = of_instances.map(|(_, address)| IpNet::V4((*address).into()));
     let ranges: Vec<IpNet> = declared.source_ranges.iter().copied().chain(addresses).collect();
     disjoint_ranges(&ranges)

@@ -7,12 +7,14 @@
 //! same `Arc` in the next plan.
 
 pub mod address;
+pub mod egress;
 pub mod firewall;
 pub mod problems;
 pub mod range;
 pub mod ssh_keys;
 
-pub use firewall::{Action, Decider, InstanceFirewall, Packet, Rule, Verdict};
+pub use egress::{Way, is_private, way};
+pub use firewall::{Action, Decider, EgressRule, InstanceFirewall, Packet, Rule, Targets, Verdict};
 pub use problems::problems;
 pub use ssh_keys::SshKey;
 
@@ -84,6 +86,9 @@ pub struct NetworkPlan {
     pub instances: OrdMap<ResourceName, Arc<InstancePlan>>,
     /// Static routes whose next hop is an instance: best first, one for each destination.
     pub routes: Vec<RoutePlan>,
+    /// The network's egress rules with those they are for, in evaluation order: Cloud Run instances
+    /// come and go without a new plan.
+    pub egress: Vec<EgressRule>,
     /// What internal DNS answers: every instance's and service label's address, by name.
     pub hosts: BTreeMap<String, Ipv4Addr>,
 }
@@ -284,6 +289,7 @@ fn compile_network(
         subnets: subnets(inventory, &network.name),
         frontends: rules.map(|rule| rule.address).collect(),
         routes: routes(inventory, &network.name, &members),
+        egress: firewall.egress(),
         hosts: hosts(inventory, network, &instances),
         instances,
     };

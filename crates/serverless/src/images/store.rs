@@ -66,7 +66,7 @@ pub struct StoredImage {
 /// What a collection removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Images without a name that nobody uses.
+    /// Images that nobody uses or has loaded.
     pub images: u64,
     /// Layers no image has.
     pub layers: u64,
@@ -213,15 +213,21 @@ impl ImageStore {
             .map_err(ImageError::disk("forget a reference"))
     }
 
-    /// Removes images without a name that are neither pinned nor in `keep` (digests), and layers
-    /// that no image has any more.
+    /// Removes images that are neither pinned nor in `keep` (digests) and that nobody loaded from a
+    /// file, with the names they were pulled by, and layers that no image has any more.
     pub async fn collect(&self, keep: &[String]) -> Result<Collected, ImageError> {
         let _settled = self.inner.settled.write().await;
         let mut kept: BTreeSet<String> = keep.iter().cloned().collect();
-        kept.extend(self.inner.disk.references().into_iter().map(|record| record.digest));
         kept.extend(self.inner.pinned());
+        let (loaded, pulled): (Vec<_>, Vec<_>) =
+            self.inner.disk.references().into_iter().partition(|record| record.loaded);
+        kept.extend(loaded.into_iter().map(|record| record.digest));
         let disk = Arc::clone(&self.inner.disk);
         blocking(move || {
+            for name in pulled.into_iter().filter(|record| !kept.contains(&record.digest)) {
+                let forgotten = disk.remove_reference(&name.reference);
+                forgotten.map_err(ImageError::disk("forget a reference"))?;
+            }
             collect(&disk, &kept).map_err(ImageError::disk("collect what is not used"))
         })
         .await

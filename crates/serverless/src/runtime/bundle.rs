@@ -19,8 +19,8 @@ use oci_spec::runtime::{
 };
 
 use super::limits::OPEN_FILES_MAX;
-use super::metadata::{METADATA_ADDRESS, METADATA_NAMES};
 use super::orders::{ContainerPlan, PlannedSource, PlannedVolume};
+use super::surroundings::{METADATA_ADDRESS, METADATA_NAMES};
 use super::{ContainerSpec, InstanceSpec, StartError, Volume, VolumeSource};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -19,8 +19,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::sync::oneshot;
 
-use super::metadata;
 use super::sandbox::{INSTANCE_ADDRESS, bring_loopback_up};
+use super::surroundings::Sockets;
 
 /// A thread that makes sockets in other network namespaces.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ struct Request {
 enum Errand {
     Dial { port: u16, answer: oneshot::Sender<io::Result<TcpStream>> },
     Listen { port: u16, answer: oneshot::Sender<io::Result<TcpListener>> },
-    BringUp { answer: oneshot::Sender<io::Result<TcpListener>> },
+    BringUp { answer: oneshot::Sender<io::Result<Sockets>> },
 }
 
 impl Dialer {
@@ -60,9 +60,8 @@ impl Dialer {
                         let _ = answer.send(went.and_then(|_visit| listen(port)));
                     }
                     Errand::BringUp { answer } => {
-                        let up = went.and_then(|_visit| {
-                            bring_loopback_up().and_then(|()| metadata::listen())
-                        });
+                        let up = went
+                            .and_then(|_visit| bring_loopback_up().and_then(|()| Sockets::make()));
                         let _ = answer.send(up);
                     }
                 }
@@ -92,8 +91,8 @@ impl Dialer {
     }
 
     /// Sets the loopback device of a network up that somebody else made, with the address
-    /// instances are reached at; answers with the socket of its metadata server.
-    pub(crate) async fn bring_up(&self, namespace: Arc<OwnedFd>) -> io::Result<TcpListener> {
+    /// instances are reached at; answers with the sockets around them.
+    pub(crate) async fn bring_up(&self, namespace: Arc<OwnedFd>) -> io::Result<Sockets> {
         let (answer, wait) = oneshot::channel();
         self.send(namespace, Errand::BringUp { answer })?;
         wait.await.map_err(|_| ended())?

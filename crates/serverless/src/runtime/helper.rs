@@ -27,11 +27,11 @@ use seccompiler::BpfProgram;
 
 use super::bundle::{self, ContainerPaths};
 use super::complaints;
-use super::metadata;
 use super::orders::{self, ContainerPlan, ExitStatus, Inbox, Order, Report, SandboxPlan};
 use super::program::Program;
 use super::sandbox;
 use super::seccomp;
+use super::surroundings::Sockets;
 
 /// The first argument that makes the program a helper.
 pub const HELPER_ARGUMENT: &str = "instance-helper";
@@ -96,8 +96,8 @@ impl Helper {
     fn make_ready(&mut self) -> io::Result<()> {
         sandbox::enter_own_namespaces()?;
         self.filters = seccomp::filters().map_err(io::Error::other)?;
-        let listener = metadata::listen()?;
-        orders::send(self.control.as_fd(), &Report::Ready, &[listener.as_fd()])
+        let sockets = Sockets::make()?;
+        orders::send(self.control.as_fd(), &Report::Ready, &sockets.descriptors())
     }
 
     fn report(&self, report: &Report) -> io::Result<()> {

@@ -22,6 +22,7 @@ use super::embedded::Inner;
 use super::link::Link;
 use super::logs::{LogTail, Output};
 use super::orders::{ContainerPlan, ExitStatus, Order, Report};
+use super::surroundings::end_all;
 use super::{
     Allowance, Exit, ExitCause, Instance, InstanceId, InstanceSpec, LogLine, Pending, StartError,
     Stream, Usage,
@@ -142,8 +143,8 @@ pub(crate) struct InstanceTask {
     gone: watch::Sender<bool>,
     namespace: Arc<Mutex<Option<Arc<OwnedFd>>>>,
     tail: Arc<LogTail>,
-    /// Answers the instance's questions about itself.
-    metadata: Option<JoinHandle<()>>,
+    /// Those who answer on the sockets around the instance.
+    answering: Vec<JoinHandle<()>>,
     starting: BTreeMap<String, oneshot::Sender<Result<(), StartError>>>,
     /// Containers that run, with the tasks that read their outputs.
     running: BTreeMap<String, Vec<JoinHandle<()>>>,
@@ -160,7 +161,9 @@ impl InstanceTask {
         groups: BTreeMap<String, ContainerGroup>,
         mut link: Link,
     ) -> Arc<dyn Instance> {
-        let metadata = answer_questions(&runtime, &spec, link.metadata.take());
+        let (around, tasks) = (&runtime.surroundings, &runtime.tasks);
+        let sockets = link.sockets.take();
+        let answering = sockets.map(|sockets| sockets.answer(around, &spec, tasks));
         let (commands, inbox) = mpsc::unbounded_channel();
         let (exit, exit_seen) = watch::channel(None);
         let (gone, gone_seen) = watch::channel(false);
@@ -188,7 +191,7 @@ impl InstanceTask {
             gone,
             namespace,
             tail,
-            metadata,
+            answering: answering.unwrap_or_default(),
             starting: BTreeMap::new(),
             running: BTreeMap::new(),
             stopping: false,
@@ -355,13 +358,9 @@ impl InstanceTask {
             ExitCause::HelperLost
         };
         *self.namespace.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let InstanceTask { link, groups, runtime, id, exit, gone, metadata, .. } = self;
+        let InstanceTask { link, groups, runtime, id, exit, gone, answering, .. } = self;
         link.end().await;
-        if let Some(answering) = metadata {
-            answering.abort();
-            // Its sockets keep the network alive until it is gone.
-            let _ = answering.await;
-        }
+        end_all(answering).await;
         remove_groups(&groups, &id).await;
         if let Err(error) = fs::remove_dir(runtime.instance_directory(id.as_str())) {
             tracing::warn!(instance = %id, %error, "the instance's directory stays");
@@ -375,17 +374,6 @@ impl InstanceTask {
         });
         gone.send_replace(true);
     }
-}
-
-/// Lets the metadata server answer on the socket, if there is one and it knows whom.
-fn answer_questions(
-    runtime: &Inner,
-    spec: &InstanceSpec,
-    listener: Option<TcpListener>,
-) -> Option<JoinHandle<()>> {
-    let server = runtime.surroundings.metadata.as_ref()?;
-    let serving = server.serve(&spec.id, spec.revision_plan.as_ref()?, listener?);
-    Some(runtime.tasks.spawn(serving))
 }
 
 /// The helper was the parent of everything in the groups; what is left is killed by the kernel or

@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Stdio;
@@ -19,6 +18,7 @@ use tokio::time::timeout;
 use super::embedded::HelperProgram;
 use super::helper::HELPER_ARGUMENT;
 use super::orders::{Inbox, Order, Report, SandboxPlan, frame};
+use super::surroundings::Sockets;
 
 /// A helper that has not made its namespaces by then never will.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -35,8 +35,8 @@ pub(crate) struct Link {
     inbox: Inbox,
     /// The network namespace of the instance.
     pub(crate) namespace: Arc<OwnedFd>,
-    /// The metadata server's socket in that network, until somebody answers there.
-    pub(crate) metadata: Option<TcpListener>,
+    /// The sockets in that network, until somebody answers there.
+    pub(crate) sockets: Option<Sockets>,
 }
 
 impl Link {
@@ -65,8 +65,8 @@ impl Link {
         let process = link.child.id().ok_or_else(|| io::Error::other("the helper ended"))?;
         let namespace = File::open(format!("/proc/{process}/ns/net"))?;
         let Starting { child, control, mut inbox } = link;
-        let metadata = inbox.take_descriptors().pop().map(TcpListener::from);
-        Ok(Link { child, control, inbox, namespace: Arc::new(namespace.into()), metadata })
+        let sockets = Sockets::from_descriptors(inbox.take_descriptors());
+        Ok(Link { child, control, inbox, namespace: Arc::new(namespace.into()), sockets })
     }
 
     /// Makes the helper the sandbox of an instance.

@@ -31,7 +31,7 @@ pub mod launch;
 mod leftovers;
 mod link;
 mod logs;
-mod metadata;
+mod netlink;
 mod orders;
 pub mod probes;
 mod program;
@@ -39,6 +39,7 @@ mod rewriting;
 mod sandbox;
 mod seccomp;
 pub mod spec;
+mod surroundings;
 
 use std::future::Future;
 use std::net::{TcpListener, TcpStream};
@@ -51,11 +52,11 @@ use sha2::{Digest, Sha256};
 pub use docker::{DockerConfig, DockerRuntime};
 pub use embedded::{EmbeddedConfig, EmbeddedRuntime, HelperProgram};
 pub use helper::{HELPER_ARGUMENT, helper_main};
-pub use metadata::{METADATA_ADDRESS, MetadataServer};
 pub use spec::{
     ContainerSpec, InstanceId, InstanceSpec, Limits, Probe, ProbeAction, Probes, Volume,
     VolumeFile, VolumeMount, VolumeSource,
 };
+pub use surroundings::{METADATA_ADDRESS, MetadataServer, Network, Outward, Surroundings};
 
 /// A future in a box: the traits of this module are used as objects.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -164,13 +165,6 @@ impl std::fmt::Display for ExitCause {
             ExitCause::Stopped => out.write_str("was stopped"),
         }
     }
-}
-
-/// Who answers and connects the instances of a runtime; those without are on their own.
-#[derive(Clone, Debug, Default)]
-pub struct Surroundings {
-    /// Who answers what containers ask about themselves.
-    pub metadata: Option<Arc<dyn MetadataServer>>,
 }
 
 /// Which of its two outputs a container wrote to.

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 /// A longer frame is a broken peer: environments and secrets are bounded far below.
 const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Descriptors beside one frame: the two outputs of a container.
-pub(crate) const DESCRIPTORS_MAX: usize = 2;
+/// Descriptors beside one frame: the sockets around an instance.
+pub(crate) const DESCRIPTORS_MAX: usize = 3;
 const READ_BYTES: usize = 16 * 1024;
 
 /// What the server asks of the helper.
@@ -35,8 +35,8 @@ pub(crate) enum Order {
 /// What the helper tells the server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// The namespaces exist; the helper waits for its instance. The socket of the metadata server
-    /// comes beside this frame.
+    /// The namespaces exist; the helper waits for its instance. The sockets around the
+    /// instance come beside this frame.
     Ready,
     /// The instance's directory is set up.
     Prepared,

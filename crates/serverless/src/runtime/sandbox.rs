@@ -27,6 +27,7 @@ use pathrs::flags::OpenFlags;
 use super::bundle::{Identity, identity};
 use super::hiding::{hide_control_groups, in_user_namespace};
 use super::orders::{ContainerPlan, PlannedGroup, PlannedSource, SandboxPlan};
+use super::surroundings::METADATA_ADDRESS;
 
 /// The address an instance is reached at. Not the loopback address: a program that listens on
 /// that alone is unreachable on Cloud Run, and has to be so here.
@@ -210,7 +211,7 @@ pub(crate) fn prepare_files(directory: &Path, plan: &ContainerPlan) -> io::Resul
     root.mkdir_all("/etc", &readable).map_err(io::Error::other)?;
     write_inside(&root, "/etc/hosts", &plan.hosts);
     write_inside(&root, "/etc/hostname", &format!("{}\n", plan.host_name));
-    write_inside(&root, "/etc/resolv.conf", "");
+    write_inside(&root, "/etc/resolv.conf", &format!("nameserver {METADATA_ADDRESS}\n"));
     let passwd = read_inside(&root, "/etc/passwd");
     let group = read_inside(&root, "/etc/group");
     let map = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();

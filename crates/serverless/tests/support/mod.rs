@@ -19,8 +19,8 @@ use serverless::images::{ImageConfig, ImagePin, ResolvedImage};
 use serverless::runtime::launch::{LiveInstance, StartFailure, launch};
 use serverless::runtime::{
     ContainerSpec, EmbeddedConfig, EmbeddedRuntime, HelperProgram, Instance, InstanceId,
-    InstanceSpec, Limits, LogLine, LogSink, MetadataServer, Pending, Probes, Reconciled, Runtime,
-    Surroundings,
+    InstanceSpec, Limits, LogLine, LogSink, MetadataServer, Network, Outward, Pending, Probes,
+    Reconciled, Runtime, Surroundings,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -105,8 +105,34 @@ impl MetadataServer for WhoAmI {
     }
 }
 
+/// A network that tells every connection where it wanted to go.
+#[derive(Debug)]
+pub struct Echo;
+
+impl Network for Echo {
+    fn attach(
+        &self,
+        instance: &InstanceId,
+        _revision: &Arc<RevisionPlan>,
+        outward: Outward,
+    ) -> Pending<'static, ()> {
+        let instance = instance.clone();
+        Box::pin(async move {
+            let listener = tokio::net::TcpListener::from_std(outward.connections).unwrap();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let text = format!("{instance} to {}", stream.local_addr().unwrap());
+                let mut question = [0; 4096];
+                let _ = stream.read(&mut question).await;
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        })
+    }
+}
+
 pub fn surroundings() -> Surroundings {
-    Surroundings { metadata: Some(Arc::new(WhoAmI)) }
+    Surroundings { metadata: Some(Arc::new(WhoAmI)), network: Some(Arc::new(Echo)) }
 }
 
 /// A revision as the plan has it; what the containers run is said elsewhere.

@@ -1,16 +1,21 @@
 //! The image store, seen and fed from outside.
 
 use super::{read_body, required};
+use crate::collector::digests_in_use;
 use api::{ApiError, Reason};
+use plan::Plan;
 use serde_json::{Value, json};
 use serverless::images::{ImageError, ImageStore};
 use std::path::Path;
 
 /// Every image by its names.
-pub(super) fn list(images: &ImageStore) -> Value {
+pub(super) fn list(images: &ImageStore, plan: &Plan) -> Value {
+    let used = digests_in_use(plan);
     let images = images.list().into_iter().flat_map(|image| {
+        let in_use = used.contains(&image.digest);
         let row = move |reference: &String| {
             json!({
+                "inUse": in_use,
                 "reference": reference,
                 "digest": image.digest,
                 "sizeBytes": image.bytes,

@@ -36,11 +36,12 @@ pub(crate) async fn run(dir: &DataDir, verb: Image) -> anyhow::Result<String> {
 }
 
 fn table(list: &Value) -> String {
-    let mut table = Table::new(&["IMAGE", "DIGEST", "SIZE"]);
+    let mut table = Table::new(&["IMAGE", "DIGEST", "SIZE", "USED"]);
     for image in list["images"].as_array().into_iter().flatten() {
         let text = |field: &str| image[field].as_str().unwrap_or_default().to_owned();
         let size = crate::table::bytes(image["sizeBytes"].as_u64().unwrap_or_default());
-        table.row(vec![text("reference"), text("digest"), size]);
+        let used = if image["inUse"].as_bool().unwrap_or_default() { "yes" } else { "no" };
+        table.row(vec![text("reference"), text("digest"), size, used.into()]);
     }
     table.or("No images yet: `tidegate image load FILE`, or deploy one from a registry.")
 }

@@ -8,6 +8,7 @@ pub(crate) mod endpoints;
 pub(crate) mod instance_port;
 pub(crate) mod logs;
 pub(crate) mod metadata;
+pub(crate) mod network;
 pub(crate) mod observed;
 pub(crate) mod request_log;
 pub(crate) mod run_apps;

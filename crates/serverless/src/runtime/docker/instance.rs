@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,8 +35,8 @@ use crate::runtime::cgroups::{ContainerGroup, groups_of_process};
 use crate::runtime::helper::handles;
 use crate::runtime::limits::PROCESSES_MAX;
 use crate::runtime::logs::{Follower, LogTail, Output};
-use crate::runtime::metadata::{METADATA_ADDRESS, METADATA_NAMES};
 use crate::runtime::orders::ContainerPlan;
+use crate::runtime::surroundings::{METADATA_ADDRESS, METADATA_NAMES, end_all};
 use crate::runtime::{
     Allowance, ContainerSpec, Exit, ExitCause, Instance, InstanceId, InstanceSpec, LogLine,
     Pending, StartError, Stream, Usage,
@@ -64,8 +64,8 @@ struct Shared {
     started: AsyncMutex<Vec<Started>>,
     namespace: Mutex<Option<Arc<OwnedFd>>>,
     groups: Mutex<Vec<ContainerGroup>>,
-    /// Answers the instance's questions about itself.
-    metadata: Mutex<Option<JoinHandle<()>>>,
+    /// Those who answer on the sockets around the instance.
+    answering: Mutex<Vec<JoinHandle<()>>>,
     tail: Arc<LogTail>,
     running: watch::Sender<usize>,
     exit: watch::Sender<Option<Exit>>,
@@ -96,7 +96,7 @@ impl DockerInstance {
             started: AsyncMutex::default(),
             namespace: Mutex::default(),
             groups: Mutex::default(),
-            metadata: Mutex::default(),
+            answering: Mutex::default(),
             tail: Arc::default(),
             running: watch::Sender::new(0),
             exit: watch::Sender::new(None),
@@ -252,7 +252,9 @@ impl Shared {
                 let up = self.runtime.dialer.bring_up(Arc::clone(&namespace)).await;
                 let up = up
                     .map_err(|source| StartError::Host { step: "the instance's network", source });
-                self.answer_questions(up?);
+                let answering =
+                    up?.answer(&self.runtime.surroundings, &self.spec, &self.runtime.tasks);
+                *self.answering.lock().unwrap_or_else(PoisonError::into_inner) = answering;
                 *self.namespace.lock().unwrap_or_else(PoisonError::into_inner) = Some(namespace);
             }
         }
@@ -262,15 +264,6 @@ impl Shared {
         let watching = Arc::clone(self).watch(container.name.clone(), id.to_owned(), reader);
         self.runtime.tasks.spawn(watching);
         Ok(process)
-    }
-
-    /// Lets the metadata server answer on the socket, if there is one and it knows whom.
-    fn answer_questions(&self, listener: TcpListener) {
-        let server = self.runtime.surroundings.metadata.as_ref();
-        let (Some(server), Some(revision)) = (server, &self.spec.revision_plan) else { return };
-        let serving = server.serve(&self.spec.id, revision, listener);
-        let serving = self.runtime.tasks.spawn(serving);
-        *self.metadata.lock().unwrap_or_else(PoisonError::into_inner) = Some(serving);
     }
 
     fn body(
@@ -307,6 +300,7 @@ impl Shared {
                 Some(first) => format!("container:{}", first.id),
                 None => "none".to_owned(),
             }),
+            dns: first.is_none().then(|| vec![METADATA_ADDRESS.to_string()]),
             extra_hosts: first.is_none().then(|| names.collect()),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::NO),
@@ -422,12 +416,9 @@ impl Shared {
             self.remove_container(&each.id).await;
         }
         *self.namespace.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let answering = self.metadata.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(answering) = answering {
-            answering.abort();
-            // Its sockets keep the network alive until it is gone.
-            let _ = answering.await;
-        }
+        let answering =
+            std::mem::take(&mut *self.answering.lock().unwrap_or_else(PoisonError::into_inner));
+        end_all(answering).await;
         self.runtime.remove_volumes(self.spec.id.as_str()).await;
         self.exit.send_if_modified(|known| {
             let first = known.is_none();

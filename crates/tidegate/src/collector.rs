@@ -1,0 +1,76 @@
+//! The loop that throws away images no revision has any more: at the start, after revisions went, and
+//! while the disk is short.
+//!
+//! Invariant: an image of a declared revision, of an instance, of a pull under way, or from a file that
+//! somebody loaded stays.
+
+use plan::Plan;
+use serverless::images::ImageStore;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Instances of a revision that went hold its image until they have ended; by then they have.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// How often the disk is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// The disk is short when less than this is free, in bytes.
+const FREE_BYTES_MIN: u64 = 2 * 1024 * 1024 * 1024;
+
+/// The digests of the images that revisions of a plan were resolved to.
+pub(crate) fn digests_in_use(plan: &Plan) -> BTreeSet<String> {
+    let revisions = plan.fleet.services().flat_map(|service| service.revisions.values());
+    let outcomes = revisions.filter_map(|revision| revision.declared.outcome.as_ref());
+    outcomes.flat_map(|outcome| outcome.image_digests.iter().map(|(_, d)| d.clone())).collect()
+}
+
+/// Collects until there are no more plans.
+pub(crate) async fn run(
+    images: ImageStore,
+    directory: PathBuf,
+    mut plans: watch::Receiver<Arc<Plan>>,
+) {
+    let mut known = digests_in_use(&plans.borrow_and_update());
+    collect(&images, &known).await;
+    let mut again = false;
+    loop {
+        let patience = if again { AGAIN_AFTER } else { LOOK_EVERY };
+        match tokio::time::timeout(patience, plans.changed()).await {
+            Ok(Err(_)) => return,
+            Ok(Ok(())) => {
+                let used = digests_in_use(&plans.borrow_and_update());
+                let has_gone = !known.is_subset(&used);
+                known = used;
+                if has_gone {
+                    collect(&images, &known).await;
+                    again = true;
+                }
+            }
+            Err(_) => {
+                if again || is_short(&directory) {
+                    collect(&images, &known).await;
+                }
+                again = false;
+            }
+        }
+    }
+}
+
+async fn collect(images: &ImageStore, used: &BTreeSet<String>) {
+    let keep: Vec<String> = used.iter().cloned().collect();
+    match images.collect(&keep).await {
+        Ok(collected) if collected == serverless::images::Collected::default() => {}
+        Ok(collected) => tracing::info!(?collected, "threw images away that nothing uses"),
+        Err(error) => {
+            tracing::warn!(error = crate::applier::chain(&error), "unused images stay");
+        }
+    }
+}
+
+/// Whether the disk with this directory is nearly full. One that cannot be asked is not.
+fn is_short(directory: &std::path::Path) -> bool {
+    let found = nix::sys::statvfs::statvfs(directory);
+    found.is_ok_and(|found| found.blocks_available() * found.fragment_size() < FREE_BYTES_MIN)
+}
