@@ -65,6 +65,8 @@ def start(commands, routes, backend, workers=1, cores=loads.PROXY_CORE):
         http, https = free_port(), free_port()
         spawn(name, command(http, https, backend, routes, workers), cores)
         wait_for(http)
+        if name != "floor":
+            wait_for(https)
         ports[name] = (http, https)
     return ports
 
@@ -124,8 +126,9 @@ def section(where, peers, names, measured):
               "On both cores, with two workers each, load and backend beside them: CPU per request, µs:", "",
               *report.cpu_table(both, [n for n in names if n != "floor"], peers, "load"), "",
               *report.latency_table(both, [n for n in names if n != "floor"], peers, "load"), "",
-              f"Idle memory, bytes per connection ({loads.IDLE_CONNECTIONS} connections to a fresh process, "
-              "one GET each):", "", *report.idle_table(idle_bytes, IDLE_AIMS), "",
+              "Idle memory, bytes per connection "
+              f"({loads.IDLE_CONNECTIONS[None]} plain ones and {loads.IDLE_CONNECTIONS['h2']} of each other "
+              "kind to a fresh process, one GET each):", "", *report.idle_table(idle_bytes, IDLE_AIMS), "",
               "Routes in the map, CPU per small GET, µs:", "", *report.routes_table(by_routes)]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@
 pub(crate) mod http2;
 pub(crate) mod hyper_reader;
 pub(crate) mod memory;
+pub(crate) mod payloads;
 pub(crate) mod plane;
 pub(crate) mod wire;
 pub(crate) mod world;
