@@ -76,6 +76,26 @@ impl Deadline {
     }
 }
 
+/// Tells how long a body may stand still: the limit moves on whenever bytes have passed.
+#[derive(Debug, Default)]
+pub(crate) struct Stall {
+    passed: Option<u64>,
+    at: Option<Instant>,
+}
+
+impl Stall {
+    /// The moment from which on the body counts as stalled; asked whenever nothing moves.
+    pub(crate) fn at(&mut self, passed: u64, span: Duration) -> Instant {
+        match self.at {
+            Some(at) if self.passed == Some(passed) => at,
+            _ => {
+                self.passed = Some(passed);
+                *self.at.insert(Instant::now() + span)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@
 //! returned, every request that begins sees that plan or a newer one.
 
 mod access_log;
+mod admission;
 mod affinity;
 mod backend;
 mod buffer;

@@ -5,9 +5,9 @@
 //!
 //! Invariant: one request is decided by one plan, and its lease lives until its last byte has gone.
 
+use crate::admission;
 use crate::affinity::Affinity;
 use crate::backend;
-use crate::callers::Identity;
 use crate::deadline::Deadline;
 use crate::endpoints::{Acquire, Lease, Protocol, Refusal, Waiting};
 use crate::fields::{Fields, put_number};
@@ -22,7 +22,7 @@ use crate::retry::{Outcome, tries_again};
 use crate::rewrite::{self, Edits, RequestContext, ResponseContext};
 use http::HeaderMap;
 use plan::decision::{Decision, Forward, Matched, Respond, Why};
-use plan::fleet::{Arrival, Caller};
+use plan::fleet::Arrival;
 use std::borrow::Cow;
 use std::io;
 use std::task::{Context, Poll};
@@ -202,7 +202,8 @@ fn open_forward<'p, F: Fields>(
         affinity: Affinity::of(forward.revision, incoming.subject.fields),
         forward,
     });
-    if let Some(refused) = forwarding.admission(connection, incoming, arrival) {
+    let (callers, service) = (&*connection.worker.callers, forwarding.forward.service);
+    if let Some(refused) = admission::refused(callers, service, arrival, &incoming.subject) {
         return Opened::Answer(Box::new(forwarding.not_admitted(refused)));
     }
     if forwarding.forward.delay.is_none() {
@@ -219,16 +220,6 @@ fn open_forward<'p, F: Fields>(
         }
     }
     Opened::Forward(forwarding)
-}
-
-/// The token of a request: `X-Serverless-Authorization` counts before `Authorization`.
-fn bearer_token(fields: &impl Fields) -> Option<&str> {
-    let value = fields
-        .first("x-serverless-authorization")
-        .or_else(|| fields.first("authorization"))
-        .and_then(|value| std::str::from_utf8(value).ok())?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Writes the head an instance gets, from the head the client sent.
@@ -474,27 +465,6 @@ impl<'p> Forwarding<'p> {
         ResponseContext { edits, cors, cookie }
     }
 
-    /// Why the service does not take the request, in Google's words; `None` when it does.
-    fn admission<F: Fields>(
-        &self,
-        connection: &Connection,
-        incoming: &Incoming<'_, F>,
-        arrival: Arrival,
-    ) -> Option<plan::fleet::Refusal> {
-        let service = self.forward.service;
-        let identity = (!service.is_public())
-            .then(|| bearer_token(incoming.subject.fields))
-            .flatten()
-            .map(|token| connection.worker.callers.identify(token));
-        let caller = match &identity {
-            None => Caller::Anonymous,
-            Some(Identity::Invalid) => Caller::Invalid,
-            Some(Identity::Known { member, audience }) => Caller::Identified { member, audience },
-        };
-        let verdict = service.admits(arrival, caller);
-        verdict.refusal(incoming.subject.head.path)
-    }
-
     fn not_admitted(self, refused: plan::fleet::Refusal) -> Answer<'p> {
         let status = ProxyStatus::new("http_request_denied", refused.log);
         let mut answer = self.answer(refused.status, refused.body, status);
@@ -648,25 +618,5 @@ async fn acquire<C: Client>(
 pub(crate) async fn wait_out(delay: Option<Duration>) {
     if let Some(delay) = delay {
         tokio::time::sleep(delay).await;
-    }
-}
-
-/// Tells how long a body may stand still: the limit moves on whenever bytes have passed.
-#[derive(Debug, Default)]
-pub(crate) struct Stall {
-    passed: Option<u64>,
-    at: Option<Instant>,
-}
-
-impl Stall {
-    /// The moment from which on the body counts as stalled; asked whenever nothing moves.
-    pub(crate) fn at(&mut self, passed: u64, span: Duration) -> Instant {
-        match self.at {
-            Some(at) if self.passed == Some(passed) => at,
-            _ => {
-                self.passed = Some(passed);
-                *self.at.insert(Instant::now() + span)
-            }
-        }
     }
 }

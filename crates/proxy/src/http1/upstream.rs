@@ -9,14 +9,13 @@ use super::head::{ResponseFacts, Scanned, Scanner, field_room, parse_response};
 use super::tunnel::tunnel;
 use super::wire::{BodyIn, BodyOut, Encoding};
 use crate::buffer::Buffer;
+use crate::deadline::Stall;
 use crate::endpoints::Lease;
 use crate::fields::RawFields;
 use crate::pool::dial;
 use crate::record::ProxyStatus;
 use crate::relay::{Relay, RelayError, SourceError};
-use crate::request::{
-    Attempt, AttemptContext, Client, ClientBody, ClientOut, ClientWriter, Reply, Stall,
-};
+use crate::request::{Attempt, AttemptContext, Client, ClientBody, ClientOut, ClientWriter, Reply};
 use crate::retry::Outcome;
 use plan::decision::Headers;
 use std::cell::RefCell;

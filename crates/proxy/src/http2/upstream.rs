@@ -4,6 +4,7 @@
 //! pass in both directions, which is all that gRPC asks for.
 
 use super::stream::{StreamIn, StreamOut};
+use crate::deadline::Stall;
 use crate::endpoints::{InstanceId, Lease};
 use crate::fields::MapFields;
 use crate::http1::body::Framing;
@@ -11,9 +12,7 @@ use crate::metrics::IdMap;
 use crate::pool::dial;
 use crate::record::ProxyStatus;
 use crate::relay::{Relay, RelayError, Source, SourceError};
-use crate::request::{
-    Attempt, AttemptContext, Client, ClientBody, ClientOut, ClientWriter, Reply, Stall,
-};
+use crate::request::{Attempt, AttemptContext, Client, ClientBody, ClientOut, ClientWriter, Reply};
 use crate::retry::Outcome;
 use crate::worker::Worker;
 use bytes::Bytes;
