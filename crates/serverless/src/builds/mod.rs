@@ -188,10 +188,8 @@ impl Builder {
     /// Opens the builder and removes what an earlier life left half built.
     pub async fn open(config: BuilderConfig) -> io::Result<Builder> {
         let work = config.directory.join("work");
-        match fs::remove_dir_all(&work) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => fs::DirBuilder::new().recursive(true).mode(0o700).create(&work)?,
-        }
+        empty(&work)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&work)?;
         let logs = Arc::new(log::Router::default());
         let runtime =
             open_runtime(&config.directory, config.helper.clone(), Arc::clone(&logs)).await?;
@@ -213,7 +211,7 @@ impl Builder {
             let runtime = open_runtime(directory, helper, Arc::default()).await?;
             runtime.shut_down().await;
         }
-        Ok(())
+        empty(&directory.join("work"))
     }
 
     /// Removes what the builder's containers need on the host; called last.
@@ -320,6 +318,14 @@ async fn open_runtime(
     }
     runtime.reconcile().await;
     Ok(runtime)
+}
+
+/// Removes a directory, if it is there.
+fn empty(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The directory of one build, removed when dropped.
