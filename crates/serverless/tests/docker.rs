@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serverless::builds::{BuildLog, Builder, BuilderConfig, Method, Order};
+use serverless::images::{ImageStore, ImageStoreConfig};
 use serverless::runtime::launch::launch;
 use serverless::runtime::{DockerConfig, DockerRuntime, LogSink, Runtime};
-use support::{Lines, World, get, root, suite, surroundings, until};
+use support::{Lines, World, get, helper, root, suite, surroundings, until};
 
 /// An engine of our own, ended when dropped.
 struct Engine {
@@ -118,6 +120,8 @@ async fn docker_engine_passes_the_suite() {
     }
     println!("what_an_earlier_server_left_is_removed");
     leftovers(&engine).await;
+    println!("a_source_with_a_dockerfile_is_built");
+    dockerfile(&engine).await;
     println!("a_program_that_cannot_be_executed_is_named");
     let world = engine.world().await;
     let mut spec = world.spec("one", &[]);
@@ -149,4 +153,47 @@ async fn leftovers(engine: &Engine) {
     let instances = world.directory.path().join("runtime/volumes");
     until("nothing is left", || fs::read_dir(&instances).unwrap().count() == 0).await;
     world.end().await;
+}
+
+/// The engine builds what has a Dockerfile, and keeps nothing of it.
+async fn dockerfile(engine: &Engine) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let images =
+        ImageStore::open(ImageStoreConfig { directory: path("images"), credentials: None });
+    let images = images.unwrap();
+    let builder = Builder::open(BuilderConfig {
+        directory: path("builds"),
+        helper: helper(),
+        images: images.clone(),
+        base_images: None,
+        docker_socket: engine.socket(),
+    });
+    let builder = builder.await.unwrap();
+    let build = async |dockerfile: &str| {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, text) in [("Dockerfile", dockerfile), ("page", "a page")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(text.len() as u64);
+            archive.append_data(&mut header, name, text.as_bytes()).unwrap();
+        }
+        fs::write(path("source.tar"), archive.into_inner().unwrap()).unwrap();
+        let order = Order {
+            source: path("source.tar"),
+            reference: "us-west1-docker.pkg.dev/p/builds/page:latest".to_owned(),
+            method: Method::Dockerfile,
+        };
+        let log = Arc::new(BuildLog::default());
+        let built = builder.build(&order, &log).await;
+        println!("{}", log.text());
+        built.map_err(|error| error.to_string())
+    };
+    let built = build("FROM scratch\nCOPY page /page\nENTRYPOINT [\"/page\"]\n").await.unwrap();
+    let image = images.local(&built.reference).unwrap();
+    assert_eq!(image.config.entrypoint, ["/page"]);
+    assert_eq!(fs::read(image.layers[0].join("page")).unwrap(), b"a page");
+    let told = build("FROM scratch\nCOPY absent /\n").await.unwrap_err();
+    assert!(told.starts_with("docker build failed") && told.contains("absent"), "{told}");
+    builder.shut_down().await;
 }
