@@ -35,6 +35,12 @@ impl Namespace {
         bail!("no namespace of {} has the address {address}", data.display())
     }
 
+    /// The namespace a process is in.
+    pub fn of_process(pid: u32) -> Result<Namespace> {
+        let path = format!("/proc/{pid}/ns/net");
+        Ok(Namespace { file: File::open(&path).with_context(|| path)? })
+    }
+
     fn has(&self, address: Ipv4Addr) -> Result<bool> {
         let table = self.inside(|| fs::read_to_string("/proc/thread-self/net/fib_trie"))??;
         Ok(is_local_in(&table, address))

@@ -374,6 +374,8 @@ impl Keeper {
                 tracing::info!(
                     revision = %state.plan.name.name,
                     instance = %live.instance().id(),
+                    created = ?live.phases().created,
+                    executed = ?live.phases().executed,
                     took = ?live.phases().ready,
                     "instance is ready"
                 );
