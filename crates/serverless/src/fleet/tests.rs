@@ -242,6 +242,36 @@ async fn one_request_at_a_time_means_one() {
     assert_eq!(occupation.most(), 1);
 }
 
+/// The same on real threads, which take and give back permits at the same moments.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_request_at_a_time_means_one_over_all_threads() {
+    let mut world = World::new();
+    let mut single = revision(1, 1, ready());
+    single.scaling.instances_max = Some(3);
+    world.put(service(&[("LATEST", 100)]), vec![single]);
+    let plan = world.revision("s-00001-x");
+    let occupation: Arc<Occupation> = Arc::default();
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let (fleet, revision) = (world.fleet.clone(), Arc::clone(&plan));
+            let occupation = Arc::clone(&occupation);
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    let lease = lease(&fleet, &revision).await?;
+                    occupation.enter(lease.instance());
+                    tokio::task::yield_now().await;
+                    occupation.leave(lease.instance());
+                }
+                Ok::<_, Refusal>(())
+            })
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(client.await.unwrap(), Ok(()));
+    }
+    assert_eq!(occupation.most(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn beyond_the_last_instance_requests_wait_and_then_hear_429() {
     let mut world = World::new();
