@@ -202,6 +202,7 @@ impl Server {
             token: self.token.clone(),
             project: PROJECT.to_owned(),
             run_app: None,
+            path: std::env::var("PATH").unwrap_or_default(),
         };
         pointing.environment().into_iter().collect()
     }

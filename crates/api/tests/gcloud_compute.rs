@@ -85,6 +85,7 @@ fn server() -> Option<Server> {
         token_file: token_file(folder.path()),
         token: identity.token().to_owned(),
         project: PROJECT.to_owned(),
+        path: std::env::var("PATH").unwrap_or_default(),
         run_app: None,
     };
     let environment = pointing.environment().into_iter().collect();

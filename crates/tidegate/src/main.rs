@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod collector;
 mod commands;
+mod components;
 mod data_dir;
 mod handover;
 mod joins;
@@ -32,13 +33,21 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == serverless::runtime::HELPER_ARGUMENT) {
         return serverless::runtime::helper_main();
     }
-    let cli = Cli::parse();
+    let component = components::server_of_link();
+    let cli = component.is_none().then(Cli::parse);
     start_logging();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("could not start")),
     };
-    match runtime.block_on(run(cli)) {
+    let answered = runtime.block_on(async {
+        match (cli, component) {
+            (Some(cli), _) => run(cli).await,
+            (None, Some(server)) => components::stream_logs(&server).await.map(|()| String::new()),
+            (None, None) => Ok(String::new()),
+        }
+    });
+    match answered {
         Ok(text) => {
             if !text.is_empty() {
                 say(&text);

@@ -23,6 +23,8 @@ pub struct Pointing {
     pub token: String,
     /// The project commands are about when none is named.
     pub project: String,
+    /// PATH with the programs in front that gcloud starts and its packages leave out.
+    pub path: String,
     /// Where the `run.app` addresses of services are answered without and with TLS, for clients that use
     /// no proxy.
     pub run_app: Option<[SocketAddr; 2]>,
@@ -61,6 +63,7 @@ impl Pointing {
         let mut environment = vec![("HTTPS_PROXY", proxy.clone()), ("https_proxy", proxy)];
         environment.extend(CERTIFICATE_VARIABLES.iter().map(|name| (*name, bundle.clone())));
         environment.extend([
+            ("PATH", self.path.clone()),
             ("CLOUDSDK_CORE_PROJECT", self.project.clone()),
             ("GOOGLE_CLOUD_PROJECT", self.project.clone()),
             ("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", self.token_file.display().to_string()),
@@ -132,6 +135,7 @@ mod tests {
             token_file: "/data/door/token".into(),
             token: "secret".to_owned(),
             project: "it's mine".to_owned(),
+            path: "/data/bin:/bin".to_owned(),
             run_app: Some(["127.0.0.1:81".parse().unwrap(), "127.0.0.1:444".parse().unwrap()]),
         }
     }
@@ -148,6 +152,7 @@ mod tests {
             export HTTPLIB2_CA_CERTS='/data/door/roots.pem'
             export GRPC_DEFAULT_SSL_ROOTS_FILE_PATH='/data/door/roots.pem'
             export NODE_EXTRA_CA_CERTS='/data/door/roots.pem'
+            export PATH='/data/bin:/bin'
             export CLOUDSDK_CORE_PROJECT='it'\''s mine'
             export GOOGLE_CLOUD_PROJECT='it'\''s mine'
             export CLOUDSDK_AUTH_ACCESS_TOKEN_FILE='/data/door/token'

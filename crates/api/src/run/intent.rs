@@ -73,6 +73,7 @@ pub(crate) fn declare<'a>(
     revision: impl Fn(&str) -> Option<&'a Value>,
 ) -> Result<Intent, ApiError> {
     check_identity(context, current, wanted)?;
+    super::unserved::check(wanted)?;
     let mut template = wanted
         .pointer("/spec/template")
         .filter(|template| template.is_object())

@@ -15,6 +15,7 @@ mod policy;
 mod quantity;
 mod selector;
 mod status;
+mod unserved;
 mod v1;
 mod v2;
 mod view;

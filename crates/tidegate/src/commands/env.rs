@@ -1,6 +1,7 @@
 //! `tidegate env` and `tidegate gcloud`: what points Google Cloud's clients at a server.
 
 use crate::cli::{self, Format, Gcloud};
+use crate::components;
 use crate::data_dir::DataDir;
 use anyhow::Context;
 use api::door::pointing::{Pointing, Shell};
@@ -27,7 +28,10 @@ pub(crate) fn gcloud(dir: &DataDir, how: &Gcloud) -> anyhow::Result<String> {
 /// What clients need to know of the server that runs on `dir`.
 fn pointing(dir: &DataDir) -> anyhow::Result<Pointing> {
     let running = dir.running()?;
+    let components = components::linked(dir).context("could not link gcloud's components")?;
+    let path = std::env::var("PATH").unwrap_or_default();
     Ok(Pointing {
+        path: components::path_with(&components, &path),
         address: running.api,
         bundle: api::door::bundle_file(dir.root()),
         token_file: crate::server::token_file(dir),

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 const ENTRIES: &str = "http://logging.googleapis.com/v2/entries:list";
 
+/// The most lines one look at the log brings to a program that follows it.
+const TAIL_ENTRIES: usize = 1000;
+
 /// How often new lines are asked for while following.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -22,7 +25,31 @@ pub(crate) async fn run(dir: &DataDir, how: &Logs) -> anyhow::Result<()> {
     if let Some(region) = &how.region {
         filter.push_str(&format!(" AND resource.labels.location = {region}"));
     }
-    let mut since: Option<String> = None;
+    let asked = Asked { project, filter, limit: how.limit, follows: how.follow, since: None };
+    print_all(&client, asked).await
+}
+
+/// Prints what passes the filter from now on, for as long as the caller wants.
+pub(crate) async fn tail(client: &Client, project: &str, filter: &str) -> anyhow::Result<()> {
+    let now = time::OffsetDateTime::now_utc();
+    let since = now.format(&time::format_description::well_known::Rfc3339)?;
+    let (project, filter) = (project.to_owned(), format!("({filter})"));
+    let asked = Asked { project, filter, limit: TAIL_ENTRIES, follows: true, since: Some(since) };
+    print_all(client, asked).await
+}
+
+/// What part of the log is printed.
+struct Asked {
+    project: String,
+    filter: String,
+    limit: usize,
+    follows: bool,
+    /// Nothing from before this moment.
+    since: Option<String>,
+}
+
+async fn print_all(client: &Client, asked: Asked) -> anyhow::Result<()> {
+    let Asked { project, filter, limit, follows, mut since } = asked;
     let mut printed: HashSet<String> = HashSet::new();
     loop {
         let from =
@@ -31,7 +58,7 @@ pub(crate) async fn run(dir: &DataDir, how: &Logs) -> anyhow::Result<()> {
             "resourceNames": [format!("projects/{project}")],
             "filter": format!("{filter}{from}"),
             "orderBy": "timestamp desc",
-            "pageSize": how.limit,
+            "pageSize": limit,
         });
         let answer = client.post(ENTRIES, &question).await?;
         let entries = answer["entries"].as_array().cloned().unwrap_or_default();
@@ -49,7 +76,7 @@ pub(crate) async fn run(dir: &DataDir, how: &Logs) -> anyhow::Result<()> {
         if !seen.is_empty() {
             printed = seen;
         }
-        if !how.follow {
+        if !follows {
             return Ok(());
         }
         tokio::time::sleep(FOLLOW_INTERVAL).await;
