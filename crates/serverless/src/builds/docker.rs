@@ -78,7 +78,9 @@ async fn connect(socket: &Path) -> Result<Docker, BuildError> {
 fn told(error: &bollard::errors::Error, log: &BuildLog) -> String {
     match error {
         bollard::errors::Error::DockerStreamError { error } => {
-            format!("{}\n{error}", log::reason(&log.text()))
+            let text = log.text();
+            let last = text.rfind("Step ").map_or(&*text, |at| &text[at..]);
+            format!("{}\n{error}", log::reason(last))
         }
         other => other.to_string(),
     }
