@@ -48,6 +48,7 @@ pub const ROOMS: &[Room] = &[
             "ipnet",
             "memchr",
             "regex",
+            "regex-automata",
             "regex-syntax",
             "rustc-hash",
             "serde",
@@ -68,7 +69,7 @@ pub const ROOMS: &[Room] = &[
     room("tidegate-tidy", &[]),
     room("e2e", &[]),
     room("data-plane-bench", EVERY_ROOM),
-    room("bench-routing", &["tidegate-model", "tidegate-plan"]),
+    room("bench-routing", &["tidegate-model", "tidegate-plan", "tidegate-proxy"]),
     room("bench-control-plane", &["e2e", "tidegate-model", "tidegate-plan"]),
 ];
 
