@@ -74,7 +74,7 @@ fn many_long_heads_share_one_bound() {
     }
     let open = || plane.proxy.status().iter().map(|rule| rule.connections).sum::<u64>();
     eventually("what is over the bound is closed", || {
-        open() as usize <= BOUND / proxy::BUFFER_BYTES + 1
+        open() <= (BOUND / proxy::BUFFER_BYTES + 1) as u64
     });
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < BOUND + SLACK_BYTES, "{grown} bytes for {CLIENTS} heads");
