@@ -59,7 +59,7 @@ pub const ROOMS: &[Room] = &[
     Room {
         package: "tidegate-wire",
         may_use: &[],
-        outside: Some(&["serde", "serde_json", "serde_path_to_error"]),
+        outside: Some(&["prost-reflect", "serde", "serde_json", "serde_path_to_error"]),
     },
     room("tidegate-api", &["tidegate-wire", "tidegate-model", "tidegate-plan", "tidegate-store"]),
     room("tidegate-proxy", &["tidegate-plan", "tidegate-model"]),
@@ -70,6 +70,7 @@ pub const ROOMS: &[Room] = &[
     room("e2e", &[]),
     room("data-plane-bench", EVERY_ROOM),
     room("bench-routing", &["tidegate-model", "tidegate-plan", "tidegate-proxy"]),
+    room("bench-serverless", &["e2e"]),
     room("bench-control-plane", &["e2e", "tidegate-model", "tidegate-plan"]),
 ];
 
