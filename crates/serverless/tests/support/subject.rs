@@ -107,10 +107,11 @@ fn fetch(target: &str) -> std::io::Result<String> {
     let (host, path) = target.split_once('/').unwrap_or((target, ""));
     let mut stream = TcpStream::connect(host)?;
     stream.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
-    write!(
-        stream,
+    // One write: whoever answers after the first piece it reads has read everything.
+    let question = format!(
         "GET /{path} HTTP/1.1\r\nHost: {host}\r\nMetadata-Flavor: Google\r\nConnection: close\r\n\r\n"
-    )?;
+    );
+    stream.write_all(question.as_bytes())?;
     let mut text = String::new();
     std::io::Read::read_to_string(&mut stream, &mut text)?;
     Ok(text.split_once("\r\n\r\n").map_or(text.clone(), |(_, body)| body.to_owned()))
