@@ -36,6 +36,9 @@ use tokio::time::Instant;
 /// Streams that were reset before we looked at them; more end the connection.
 const PENDING_RESETS_MAX: usize = 20;
 
+/// Informational responses passed on for one request; an instance that sends more is not listened to.
+const INFORMATIONAL_MAX: u8 = 8;
+
 /// Streams we reset ourselves and still remember.
 const OWN_RESETS_MAX: usize = 50;
 
@@ -235,6 +238,11 @@ impl Exchange {
     }
 }
 
+fn expects_continue(fields: &HeaderMap) -> bool {
+    let expected = fields.get(http::header::EXPECT);
+    expected.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 fn response(status: u16, fields: HeaderMap) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -344,6 +352,8 @@ impl Client for Exchange {
             connection: &self.connection,
             respond: &mut self.respond,
             is_head: self.parts.method == http::Method::HEAD,
+            waits: self.framing != Framing::Empty && expects_continue(&self.parts.headers),
+            informed: 0,
         };
         (RequestBody { body: body.map(StreamIn::new) }, writer)
     }
@@ -399,14 +409,38 @@ struct Writer<'a> {
     connection: &'a Connection,
     respond: &'a mut Option<SendResponse<Bytes>>,
     is_head: bool,
+    /// Whether the client wants to be told to send its body.
+    waits: bool,
+    informed: u8,
+}
+
+impl Writer<'_> {
+    fn inform_of(&mut self, status: u16, fields: HeaderMap) {
+        if self.informed < INFORMATIONAL_MAX
+            && let Some(respond) = &mut self.respond
+        {
+            self.informed += 1;
+            // A stream that takes none any more is found out by what follows.
+            let _ = respond.send_informational(response(status, fields));
+        }
+    }
 }
 
 impl ClientWriter for Writer<'_> {
     type Out = StreamOut;
 
-    fn welcome(&mut self) {}
+    fn welcome(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.inform_of(100, HeaderMap::new());
+        }
+    }
 
-    fn inform<F: Fields>(&mut self, _status: u16, _fields: &F) {}
+    fn inform<F: Fields>(&mut self, status: u16, fields: &F) {
+        let mut sent = HeaderMap::new();
+        let context = rewrite::ResponseContext::default();
+        rewrite::response_fields(fields, &context, &self.connection.peer, "HTTP/2.0", &mut sent);
+        self.inform_of(status, sent);
+    }
 
     fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))

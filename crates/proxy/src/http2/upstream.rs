@@ -281,6 +281,12 @@ fn poll_head<B: ClientBody, W: ClientWriter>(
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
     }
+    while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+        // `100 Continue` is ours to give, and was given when the body was wanted.
+        if head.status() != http::StatusCode::CONTINUE {
+            writer.inform(head.status().as_u16(), &MapFields(head.headers()));
+        }
+    }
     match Pin::new(response).poll(cx) {
         Poll::Ready(Ok(head)) => return Poll::Ready(Event::Head(Box::new(head))),
         Poll::Ready(Err(error)) => return Poll::Ready(Event::Failed(error)),

@@ -8,8 +8,10 @@ use crate::support::world::World;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use model::Kind;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What a flood may make the process grow by, the test's own client included: far less than what it sends.
@@ -229,6 +231,81 @@ fn grpc_works_in_all_four_kinds_of_call() {
         assert_eq!(response.await.unwrap().headers()["grpc-status"], "5");
     });
     eventually("leases are given back", || plane.instances.in_flight() == 0);
+}
+
+/// Sends `early` hints before each answer.
+fn hinting(early: usize) -> std::net::SocketAddr {
+    h2c_backend(move |_request, mut respond| async move {
+        for _ in 0..early {
+            let hints = Response::builder().status(103).header("link", "</a>").body(()).unwrap();
+            respond.send_informational(hints).unwrap();
+        }
+        respond.send_response(Response::new(()), true).unwrap();
+    })
+}
+
+#[test]
+fn informational_responses_reach_http2_clients_from_either_protocol() {
+    let backend = Backend::start(|mut conn| {
+        while conn.message().is_some() {
+            conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+            conn.send(OK);
+        }
+    });
+    for (h2c, address, expected) in
+        [(false, backend.address, 1), (true, hinting(2), 2), (true, hinting(100), 8)]
+    {
+        let mut world = World::new();
+        if h2c {
+            world.h2c_service("app");
+        }
+        let (plane, roots) = secure(world);
+        plane.instances.place("app", address);
+        run(async {
+            let config = client_config(&roots, &["h2"]);
+            let mut client = connect(plane.address(443), &config, "a.example").await;
+            let (mut response, _) = client.send_request(get("https://a.example/"), true).unwrap();
+            let mut hints = 0;
+            let head = std::future::poll_fn(|cx| {
+                while let Poll::Ready(Some(hint)) = response.poll_informational(cx) {
+                    let hint = hint.unwrap();
+                    assert_eq!(hint.status(), 103);
+                    assert_eq!(hint.headers()["link"], "</a>");
+                    hints += 1;
+                }
+                Pin::new(&mut response).poll(cx)
+            });
+            assert_eq!(head.await.unwrap().status(), 200);
+            assert_eq!(hints, expected);
+        });
+    }
+}
+
+#[test]
+fn an_http2_client_that_waits_to_send_its_body_is_told_to() {
+    let (plane, roots) = secure(World::new());
+    let backend = Backend::start(|mut conn| {
+        while let Some((head, body)) = conn.message() {
+            assert!(!head.contains("expect"), "{head}");
+            assert_eq!(body, b"data");
+            conn.send(OK);
+        }
+    });
+    plane.instances.place("app", backend.address);
+    run(async {
+        let config = client_config(&roots, &["h2"]);
+        let mut client = connect(plane.address(443), &config, "a.example").await;
+        let request = Request::post("https://a.example/")
+            .header("expect", "100-continue")
+            .header("content-length", "4")
+            .body(())
+            .unwrap();
+        let (mut response, mut body) = client.send_request(request, false).unwrap();
+        let told = std::future::poll_fn(|cx| response.poll_informational(cx)).await;
+        assert_eq!(told.unwrap().unwrap().status(), 100);
+        body.send_data(Bytes::from_static(b"data"), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+    });
 }
 
 #[test]
