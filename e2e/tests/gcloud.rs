@@ -9,7 +9,8 @@ use e2e::server::Server;
 use e2e::{IMAGE, REGION, ZONE};
 use std::fs;
 
-fn stage_with_balancer(what: &str) -> Result<Option<(Stage, Gcloud)>> {
+/// A server with the how-to's load balancer, and gcloud pointed at it.
+pub(crate) fn stage_with_balancer(what: &str) -> Result<Option<(Stage, Gcloud)>> {
     let Some(stage) = Stage::set(what)? else { return Ok(None) };
     let Some(gcloud) = Gcloud::at(&stage.server)? else { return Ok(None) };
     let api = stage.server.api()?;
@@ -74,6 +75,14 @@ fn url_maps_are_exported_edited_imported_and_changed() -> Result<()> {
     fs::write(&broken, "name: hello-map\ncolour: blue\n")?;
     let import = map("import", &format!("--source={} --quiet", broken.display()));
     gcloud.refused("'colour' was unexpected", &import)?;
+
+    // A map whose own tests fail is refused, and what served goes on serving.
+    let wrong = "tests:\n- description: moved\n  host: example.com\n  path: /old\n  \
+                 expectedOutputUrl: http://example.com/elsewhere\n  expectedRedirectResponseCode: 301\n";
+    fs::write(&broken, fs::read_to_string(&file)? + wrong)?;
+    gcloud.refused("elsewhere", &import)?;
+    let (status, location) = answer(&stage.server, "example.com", "/old")?;
+    ensure!(status == 301 && location.ends_with("/new"), "{status} {location}");
     stage.strike()
 }
 

@@ -5,6 +5,7 @@
 mod acceptance;
 mod builds;
 mod door;
+mod explaining;
 mod gcloud;
 mod gcloud_run;
 mod host;
