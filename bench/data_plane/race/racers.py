@@ -16,7 +16,7 @@ def nginx(http, https, backend, routes, workers):
         + "".join(f" location /part-{p}/ {{ proxy_pass http://b; }}" for p in range(10)) + " }\n"
         for n in range(routes // 10))
     open(f"{WORK}/nginx.conf", "w").write(f"""
-worker_processes {workers}; daemon off; pid {WORK}/nginx.pid; error_log {WORK}/nginx-error.log warn;
+user root; worker_processes {workers}; daemon off; pid {WORK}/nginx.pid; error_log {WORK}/nginx-error.log warn;
 events {{ worker_connections 19000; multi_accept on; }}
 http {{
   access_log {WORK}/nginx-access.log combined buffer=64k;
@@ -27,7 +27,7 @@ http {{
   upstream b {{ server 127.0.0.1:{backend}; keepalive 512; keepalive_requests 100000000; }}
   proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
   proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header Via "1.1 lb";
-  add_header Via "1.1 lb"; proxy_buffers 8 32k; proxy_buffer_size 32k; proxy_busy_buffers_size 64k;
+  add_header Via "1.1 lb"; proxy_buffers 8 32k; proxy_buffer_size 32k; proxy_busy_buffers_size 64k; proxy_max_temp_file_size 0;
   ssl_certificate {WORK}/cert.pem; ssl_certificate_key {WORK}/key.pem; ssl_protocols TLSv1.3;
   ssl_session_cache shared:S:10m;
   server {{ listen 127.0.0.1:{http} backlog=4096 reuseport; listen 127.0.0.1:{https} ssl http2 backlog=4096 reuseport;
