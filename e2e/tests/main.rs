@@ -2,6 +2,8 @@
 //!
 //! Each test starts servers of its own on data directories of its own, and leaves the host as it was.
 
+#![allow(clippy::print_stdout, reason = "a test says aloud what it skipped")]
+
 mod acceptance;
 mod builds;
 mod door;

@@ -121,7 +121,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let kind = worlds::KINDS.get(kind.parse::<usize>()?).ok_or("no such kind of rule")?;
     let (map, _) = (kind.build)(rules.parse()?);
     // More rules than Google allows are a problem of the world and compiled all the same.
-    let compiled = plan::compile(&load_balancer(answering(map), port.parse()?), 1, &Compiled::default());
+    let compiled =
+        plan::compile(&load_balancer(answering(map), port.parse()?), 1, &Compiled::default());
     let parties = Parties {
         endpoints: Arc::new(Instances::default()),
         sockets: Arc::new(SamePort),
