@@ -253,11 +253,9 @@ impl Builder {
         work: &Work,
         log: &Arc<BuildLog>,
     ) -> Result<Built, BuildError> {
-        let (archive, workspace) = (order.source.clone(), work.path("workspace"));
-        log.say("FETCHSOURCE");
-        blocking(move || source::unpack(&archive, &workspace)).await?;
-        let facts = Facts::read(&work.path("workspace"))
-            .map_err(|error| BuildError::Source(error.to_string()))?;
+        let workspace = fetch_source(order, work, log).await?;
+        let facts =
+            Facts::read(&workspace).map_err(|error| BuildError::Source(error.to_string()))?;
         let wanted = Wanted {
             runtime: wish.runtime.as_deref(),
             function: wish.function.as_deref(),
@@ -281,24 +279,25 @@ impl Builder {
         work: &Work,
         log: &Arc<BuildLog>,
     ) -> Result<Built, BuildError> {
-        let (archive, workspace) = (order.source.clone(), work.path("workspace"));
-        log.say("FETCHSOURCE");
-        blocking(move || source::unpack(&archive, &workspace)).await?;
+        let workspace = fetch_source(order, work, log).await?;
         let saved = work.path("image.tar");
-        docker::build(
-            &self.inner.config.docker_socket,
-            order,
-            &work.path("workspace"),
-            &saved,
-            log,
-        )
-        .await?;
+        let socket = &self.inner.config.docker_socket;
+        docker::build(socket, order, &workspace, &saved, log).await?;
         self.inner.config.images.load(&saved, &|_| {}).await?;
         let image = self.inner.config.images.local(&order.reference).ok_or_else(|| {
             BuildError::Source("Docker Engine saved no image of this name".to_owned())
         })?;
         Ok(Built { reference: order.reference.clone(), digest: image.digest, runtime: None })
     }
+}
+
+/// Unpacks what was ordered into the build's workspace, and says so.
+async fn fetch_source(order: &Order, work: &Work, log: &BuildLog) -> Result<PathBuf, BuildError> {
+    let (archive, workspace) = (order.source.clone(), work.path("workspace"));
+    log.say("FETCHSOURCE");
+    let unpacked = workspace.clone();
+    blocking(move || source::unpack(&archive, &workspace)).await?;
+    Ok(unpacked)
 }
 
 /// The runtime builds run in, with nothing left in it of an earlier life.

@@ -7,13 +7,15 @@
 
 use std::fs;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
 use super::archive::image_manifest;
 use super::blobs::{Arrival, BlobSource, LayerArchive, admit, blocking};
 use super::disk::{Disk, ImageRecord};
+use super::limits::HELLO_SILENT_FOR;
 use super::manifest::{Blob, Configuration, Sha256Digest};
 use super::unpack::hex;
 use super::{ImageError, OnProgress};
@@ -30,6 +32,35 @@ const STANDS_IN_FOR: [(&str, &str); 2] =
 /// Whether the shipped image may answer for this one.
 pub(crate) fn stands_in_for(registry: &str, repository: &str) -> bool {
     STANDS_IN_FOR.contains(&(registry, repository))
+}
+
+/// The registry of a hello image that did not answer, so that one deployment after the other need not
+/// wait for it where there is no way to it.
+#[derive(Debug, Default)]
+pub(crate) struct Silence(Mutex<Option<Silent>>);
+
+#[derive(Debug)]
+struct Silent {
+    registry: String,
+    since: Instant,
+    reason: String,
+}
+
+impl Silence {
+    /// Why this registry need not be asked at this time.
+    pub(crate) fn reason(&self, registry: &str, now: Instant) -> Option<String> {
+        let silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = silent.as_ref().filter(|silent| silent.registry == registry)?;
+        let still = now.duration_since(silent.since) < HELLO_SILENT_FOR;
+        still.then(|| silent.reason.clone())
+    }
+
+    /// Remembers that it did not answer.
+    pub(crate) fn begin(&self, registry: &str, now: Instant, reason: &str) {
+        let silent =
+            Silent { registry: registry.to_owned(), since: now, reason: reason.to_owned() };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(silent);
+    }
 }
 
 /// The shipped image's documents, made once.
@@ -117,4 +148,22 @@ fn archive() -> io::Result<Vec<u8>> {
     header.set_size(PROGRAM.len() as u64);
     builder.append_data(&mut header, "hello", PROGRAM)?;
     builder.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_registry_that_was_silent_is_asked_again_after_a_minute() {
+        let silence = Silence::default();
+        let began = Instant::now();
+        assert_eq!(silence.reason("gcr.io", began), None);
+        silence.begin("gcr.io", began, "no route");
+        let last = began + HELLO_SILENT_FOR - Duration::from_millis(1);
+        assert_eq!(silence.reason("gcr.io", last).as_deref(), Some("no route"));
+        assert_eq!(silence.reason("us-docker.pkg.dev", last), None);
+        assert_eq!(silence.reason("gcr.io", began + HELLO_SILENT_FOR), None);
+    }
 }

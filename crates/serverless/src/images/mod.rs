@@ -134,4 +134,6 @@ pub mod limits {
     pub const READ_WITHIN: Duration = Duration::from_secs(60);
     /// To learn whether the hello image's registry answers at all, before the shipped one does.
     pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
+    /// How long a registry of the hello image that did not answer is not asked again.
+    pub const HELLO_SILENT_FOR: Duration = Duration::from_secs(60);
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use oci_client::Reference;
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
@@ -42,6 +43,7 @@ struct Inner {
     arriving: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
     /// Held for reading by arrivals, for writing by the collector.
     settled: RwLock<()>,
+    hello_silence: hello::Silence,
 }
 
 impl fmt::Debug for Inner {
@@ -81,6 +83,7 @@ impl ImageStore {
             pins: Mutex::default(),
             arriving: Mutex::default(),
             settled: RwLock::new(()),
+            hello_silence: hello::Silence::default(),
         };
         Ok(ImageStore { inner: Arc::new(inner) })
     }
@@ -106,6 +109,10 @@ impl ImageStore {
         }
         let stands_in = hello::stands_in_for(parsed.registry(), parsed.repository());
         // Somebody who follows a guide without a network should not wait for time-outs.
+        let silence = &self.inner.hello_silence;
+        if stands_in && let Some(reason) = silence.reason(parsed.registry(), Instant::now()) {
+            return self.stand_in(reference, &parsed, reason, on_progress).await;
+        }
         let answer_within = stands_in.then_some(HELLO_WITHIN);
         let fetching =
             self.inner.registries.fetch(&self.inner.disk, &parsed, answer_within, on_progress);
@@ -115,10 +122,11 @@ impl ImageStore {
                 Ok(self.inner.resolved(reference, &parsed, &record, None))
             }
             Err(error) if stands_in => {
-                let substitution = Substitution { asked: whole, reason: error.to_string() };
-                tracing::warn!("{substitution}");
-                let record = hello::keep(&self.inner.disk, on_progress).await?;
-                Ok(self.inner.resolved(reference, &parsed, &record, Some(substitution)))
+                let reason = error.to_string();
+                if matches!(error, ImageError::Unreachable { .. }) {
+                    silence.begin(parsed.registry(), Instant::now(), &reason);
+                }
+                self.stand_in(reference, &parsed, reason, on_progress).await
             }
             Err(error @ ImageError::Unreachable { .. }) => {
                 // Better the image it was the last time than none.
@@ -132,6 +140,20 @@ impl ImageStore {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The shipped image in place of the hello image that was asked for.
+    async fn stand_in(
+        &self,
+        reference: &str,
+        parsed: &Reference,
+        reason: String,
+        on_progress: OnProgress<'_>,
+    ) -> Result<ResolvedImage, ImageError> {
+        let substitution = Substitution { asked: parsed.whole(), reason };
+        tracing::warn!("{substitution}");
+        let record = hello::keep(&self.inner.disk, on_progress).await?;
+        Ok(self.inner.resolved(reference, parsed, &record, Some(substitution)))
     }
 
     /// An image that is on this disk, without asking anybody: by the digest of a `pinned`
