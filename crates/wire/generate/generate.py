@@ -123,7 +123,7 @@ APIS = {
         "cloudfunctions.v2",
         {
             "projects.locations": "list",
-            "projects.locations.functions": "create delete generateDownloadUrl generateUploadUrl get getIamPolicy list patch"
+            "projects.locations.functions": "create delete generateUploadUrl get getIamPolicy list patch"
             " setIamPolicy testIamPermissions",
             "projects.locations.operations": "get list",
             "projects.locations.runtimes": "list",
@@ -132,13 +132,12 @@ APIS = {
     ),
     "storage": (
         "storage.v1",
-        {"buckets": "delete get insert list patch", "objects": "delete get insert list"},
+        {"buckets": "delete get insert list", "objects": "delete get insert list"},
         [],
     ),
     "artifact_registry": (
         "artifactregistry.v1",
         {
-            "projects.locations": "get list",
             "projects.locations.operations": "get",
             "projects.locations.repositories": "create delete get list",
         },

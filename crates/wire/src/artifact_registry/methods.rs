@@ -37,25 +37,6 @@ pub static STANDARD_PARAMETERS: &[Parameter] = &[
 /// Every method that is served.
 pub static METHODS: &[Method] = &[
     Method {
-        id: "artifactregistry.projects.locations.get",
-        http_method: "GET",
-        path: "v1/projects/{projectsId}/locations/{locationsId}",
-        query: &[],
-        request: None,
-    },
-    Method {
-        id: "artifactregistry.projects.locations.list",
-        http_method: "GET",
-        path: "v1/projects/{projectsId}/locations",
-        query: &[
-            Parameter { name: "extraLocationTypes", shape: Shape::Text, repeated: true },
-            Parameter { name: "filter", shape: Shape::Text, repeated: false },
-            Parameter { name: "pageSize", shape: Shape::Int32, repeated: false },
-            Parameter { name: "pageToken", shape: Shape::Text, repeated: false },
-        ],
-        request: None,
-    },
-    Method {
         id: "artifactregistry.projects.locations.operations.get",
         http_method: "GET",
         path: "v1/projects/{projectsId}/locations/{locationsId}/operations/{operationsId}",

@@ -554,20 +554,6 @@ impl Message for Function {
     }
 }
 
-/// `google.cloud.functions.v2.GenerateDownloadUrlRequest`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct GenerateDownloadUrlRequest {}
-
-static GENERATE_DOWNLOAD_URL_REQUEST_SCHEMA: Schema =
-    Schema { name: "google.cloud.functions.v2.GenerateDownloadUrlRequest", fields: &[] };
-
-impl Message for GenerateDownloadUrlRequest {
-    fn schema() -> &'static Schema {
-        &GENERATE_DOWNLOAD_URL_REQUEST_SCHEMA
-    }
-}
-
 /// `google.cloud.functions.v2.GenerateUploadUrlRequest`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -63,13 +63,6 @@ pub static METHODS: &[Method] = &[
         request: None,
     },
     Method {
-        id: "cloudfunctions.projects.locations.functions.generateDownloadUrl",
-        http_method: "POST",
-        path: "v2/projects/{projectsId}/locations/{locationsId}/functions/{functionsId}:generateDownloadUrl",
-        query: &[],
-        request: Some(GenerateDownloadUrlRequest::schema),
-    },
-    Method {
         id: "cloudfunctions.projects.locations.functions.generateUploadUrl",
         http_method: "POST",
         path: "v2/projects/{projectsId}/locations/{locationsId}/functions:generateUploadUrl",

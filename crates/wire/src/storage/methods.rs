@@ -127,54 +127,6 @@ pub static METHODS: &[Method] = &[
         request: None,
     },
     Method {
-        id: "storage.buckets.patch",
-        http_method: "PATCH",
-        path: "b/{bucket}",
-        query: &[
-            Parameter { name: "ifMetagenerationMatch", shape: Shape::Int64, repeated: false },
-            Parameter { name: "ifMetagenerationNotMatch", shape: Shape::Int64, repeated: false },
-            Parameter {
-                name: "predefinedAcl",
-                shape: Shape::Enum {
-                    name: "storage.v1.Parameter.PredefinedAcl",
-                    values: &[
-                        "authenticatedRead",
-                        "private",
-                        "projectPrivate",
-                        "publicRead",
-                        "publicReadWrite",
-                    ],
-                },
-                repeated: false,
-            },
-            Parameter {
-                name: "predefinedDefaultObjectAcl",
-                shape: Shape::Enum {
-                    name: "storage.v1.Parameter.PredefinedDefaultObjectAcl",
-                    values: &[
-                        "authenticatedRead",
-                        "bucketOwnerFullControl",
-                        "bucketOwnerRead",
-                        "private",
-                        "projectPrivate",
-                        "publicRead",
-                    ],
-                },
-                repeated: false,
-            },
-            Parameter {
-                name: "projection",
-                shape: Shape::Enum {
-                    name: "storage.v1.Parameter.Projection",
-                    values: &["full", "noAcl"],
-                },
-                repeated: false,
-            },
-            Parameter { name: "userProject", shape: Shape::Text, repeated: false },
-        ],
-        request: Some(Bucket::schema),
-    },
-    Method {
         id: "storage.objects.delete",
         http_method: "DELETE",
         path: "b/{bucket}/o/{object}",
