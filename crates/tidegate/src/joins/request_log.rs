@@ -5,7 +5,7 @@
 use api::logging::{LogEntry, Payload, Window};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -24,7 +24,7 @@ pub(crate) struct RequestEntries {
 
 #[derive(Debug, Default)]
 struct Kept {
-    lines: VecDeque<(u64, Box<[u8]>)>,
+    lines: VecDeque<(u64, Arc<[u8]>)>,
     bytes: usize,
     number: u64,
 }
@@ -52,13 +52,16 @@ impl RequestEntries {
 
     /// The requests that lie in the window, oldest first.
     pub(crate) fn entries(&self, window: &Window) -> Vec<LogEntry> {
-        // Nobody waits for the reading: the lines are copied, and read afterwards.
-        let lines: Vec<(u64, Box<[u8]>)> = self.kept().lines.iter().cloned().collect();
-        let entries = lines.iter().filter_map(|(number, line)| read(*number, line));
+        // The data plane does not wait for the reading, and who follows the log reads only what is new.
+        let lines: Vec<(u64, Arc<[u8]>)> = self.kept().lines.iter().cloned().collect();
+        let is_recent = |line: &[u8]| {
+            window.since.is_none_or(|since| begun_at(line).is_some_and(|at| at >= since))
+        };
+        let recent = lines.iter().filter(|(_, line)| is_recent(line));
+        let entries = recent.filter_map(|(number, line)| read(*number, line));
         let label = |entry: &LogEntry, name: &str| entry.resource_labels.get(name).cloned();
         entries
             .filter(|entry| label(entry, "project_id").as_ref() == Some(&window.project))
-            .filter(|entry| window.since.is_none_or(|since| entry.at >= since))
             .filter(|entry| {
                 window.service.is_none() || label(entry, "service_name") == window.service
             })
@@ -66,11 +69,18 @@ impl RequestEntries {
     }
 }
 
+/// When the request of a line began, which is what a line begins with.
+fn begun_at(line: &[u8]) -> Option<SystemTime> {
+    let rest = line.strip_prefix(b"{\"timestamp\":\"")?;
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    let text = str::from_utf8(&rest[..end]).ok()?;
+    Some(OffsetDateTime::parse(text, &Rfc3339).ok()?.into())
+}
+
 /// A line of the data plane as an entry; it writes what this reads.
 fn read(number: u64, line: &[u8]) -> Option<LogEntry> {
     let entry: Map<String, Value> = serde_json::from_slice(line).ok()?;
     let text = |name: &str| entry.get(name).and_then(Value::as_str);
-    let at = OffsetDateTime::parse(text("timestamp")?, &Rfc3339).ok()?;
     let log = text("logName")?.rsplit('/').next()?.replace("%2F", "/");
     let resource = entry.get("resource")?;
     let labels = resource.get("labels")?.as_object()?;
@@ -79,7 +89,7 @@ fn read(number: u64, line: &[u8]) -> Option<LogEntry> {
         .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
         .collect();
     Some(LogEntry {
-        at: SystemTime::from(at),
+        at: begun_at(line)?,
         insert_id: format!("r{number:015x}"),
         log,
         severity: text("severity").unwrap_or_default().to_owned(),
