@@ -94,11 +94,9 @@ impl Door {
     /// Opens the place. The data directory is its owner's alone, and so is whoever can connect.
     pub(crate) fn open(dir: &DataDir) -> anyhow::Result<Door> {
         let (path, new) = (socket(dir), dir.join("replace.new"));
-        for stale in [&new] {
-            match fs::remove_file(stale) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
         }
         let listener = UnixListener::bind(&new)
             .with_context(|| format!("could not listen on `{}`", path.display()))?;
