@@ -3,9 +3,9 @@
 //! A client on a kept connection asks again and again; “from DONE” is the time from the operation's
 //! answer to the first answer that is the new one, one round trip of the client's included.
 
-use crate::report::Report;
 use crate::start::{balancer, rule};
 use anyhow::{Result, ensure};
+use bench_report::Report;
 use e2e::api::{Api, regional, zonal};
 use e2e::howto;
 use e2e::http::Connection;

@@ -1,6 +1,6 @@
 //! How long compiling a world takes: from nothing, after one change, and when nothing changed.
 
-use crate::report::Report;
+use bench_report::Report;
 use model::backend_service::{Backend, BackendService, LogConfig, TIMEOUT_SECONDS_DEFAULT};
 use model::endpoint_group::{EndpointGroup, Endpoints};
 use model::forwarding_rule::ForwardingRule;

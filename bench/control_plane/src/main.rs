@@ -5,15 +5,14 @@
 
 mod change;
 mod compile;
-mod report;
 mod start;
 
 use anyhow::{Context, Result};
-use report::Report;
+use bench_report::Report;
 
 fn main() -> Result<()> {
     let path = std::env::args().nth(1).context("usage: bench-control-plane docs/benchmarks.md")?;
-    let mut report = Report::on_this_machine()?;
+    let mut report = Report::on_this_machine("control plane")?;
     compile::measure(&mut report);
     if !e2e::skipped_without_root("starting servers and changing what they serve") {
         start::measure(&mut report)?;

@@ -1,7 +1,7 @@
 //! From starting the program to its being ready, and what it then holds in memory.
 
-use crate::report::Report;
 use anyhow::{Context, Result};
+use bench_report::Report;
 use e2e::api::{Api, regional};
 use e2e::server::Server;
 use serde_json::json;
@@ -31,7 +31,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     }
     report.durations("start to ready, empty", empty, "under 50 ms");
     let resident = resident_kib(&server)?;
-    report.row("resident memory, empty and idle", mib(resident), String::new(), "20 MiB");
+    report.row("resident memory, empty and idle", mib(resident), "", "20 MiB");
 
     declare_rules(&server.api()?)?;
     let mut full = Vec::new();
@@ -47,12 +47,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     let rules = format!("{FORWARDING_RULES} forwarding rules");
     report.durations(&format!("start to ready, {rules}"), full, "");
     report.durations(&format!("start to ready after kill -9, {rules}"), after_kill, "");
-    report.row(
-        &format!("resident memory, {rules}"),
-        mib(resident_kib(&server)?),
-        String::new(),
-        "",
-    );
+    report.row(&format!("resident memory, {rules}"), mib(resident_kib(&server)?), "", "");
     server.down()
 }
 

@@ -4,8 +4,8 @@
 //! and the first byte of an answer from inside its network, without a balancer in between.
 
 use crate::images::Image;
-use crate::report::Report;
 use anyhow::{Context, Result, ensure};
+use bench_report::Report;
 use e2e::http::Connection;
 use e2e::namespace::Namespace;
 use e2e::wait;

@@ -7,12 +7,11 @@
 
 mod docker;
 mod images;
-mod report;
 mod scale;
 mod wake;
 
 use anyhow::{Context, Result};
-use report::Report;
+use bench_report::Report;
 use std::fs;
 
 /// Cold starts of each image, unless `BENCH_ROUNDS` says otherwise.
@@ -24,7 +23,7 @@ fn main() -> Result<()> {
     let permits = std::env::args().nth(2).context(usage)?;
     let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|text| text.parse().ok());
     let rounds = rounds.unwrap_or(ROUNDS);
-    let mut report = Report::on_this_machine()?;
+    let mut report = Report::on_this_machine("serverless")?;
     if e2e::skipped_without_root("starting servers, containers and an engine") {
         return Ok(());
     }

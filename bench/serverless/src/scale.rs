@@ -1,8 +1,8 @@
 //! What services that sleep cost: a thousand of them, declared by several clients at once.
 
-use crate::report::{Report, milliseconds};
 use crate::wake::Stage;
 use anyhow::{Context, Result, anyhow};
+use bench_report::{Report, milliseconds};
 use e2e::server::Server;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};

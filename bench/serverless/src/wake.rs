@@ -4,8 +4,8 @@
 //! connection that is open already, and pays the whole start.
 
 use crate::images::Image;
-use crate::report::{Report, milliseconds};
 use anyhow::{Context, Result, ensure};
+use bench_report::{Report, milliseconds};
 use e2e::api::{Api, regional, zonal};
 use e2e::host;
 use e2e::howto;

@@ -70,8 +70,9 @@ pub const ROOMS: &[Room] = &[
     room("e2e", &[]),
     room("data-plane-bench", EVERY_ROOM),
     room("bench-routing", &["tidegate-model", "tidegate-plan", "tidegate-proxy"]),
-    room("bench-serverless", &["e2e"]),
-    room("bench-control-plane", &["e2e", "tidegate-model", "tidegate-plan"]),
+    room("bench-report", &[]),
+    room("bench-serverless", &["bench-report", "e2e"]),
+    room("bench-control-plane", &["bench-report", "e2e", "tidegate-model", "tidegate-plan"]),
 ];
 
 /// Complaints about the arrows in the output of `cargo metadata --no-deps`.
