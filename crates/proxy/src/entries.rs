@@ -12,6 +12,7 @@ use crate::fields::{Fields, put_number};
 use crate::listening::Serving;
 use crate::metrics::Measured;
 use crate::record::{ProxyStatus, Subject};
+use crate::rewrite::{Trace, put_hexadecimal};
 use crate::worker::Worker;
 use model::ResourceName;
 use plan::decision::{Decision, Forward, Matched, RequestHead};
@@ -40,6 +41,7 @@ impl Entries {
         worker: &Rc<Worker>,
         serving: &Serving,
         subject: &Subject<'_, F>,
+        trace: Trace,
         decision: &Decision<'_>,
         started: Instant,
     ) -> Entries {
@@ -72,6 +74,7 @@ impl Entries {
             entries.balancer = begin(true, is_stored).map(|mut begun| {
                 begun.text.extend_from_slice(&serving.log_labels);
                 put_match(&mut begun.text, matched);
+                put_trace(&mut begun.text, &serving.listener.name.project, trace);
                 put_request(&mut begun.text, subject);
                 begun
             });
@@ -79,6 +82,7 @@ impl Entries {
         if let Some(forward) = forward {
             entries.service = begin(is_run_app, is_stored).map(|mut begun| {
                 put_service(&mut begun.text, forward);
+                put_trace(&mut begun.text, &forward.revision.name.project, trace);
                 put_request(&mut begun.text, subject);
                 begun
             });
@@ -184,6 +188,17 @@ fn put_service(out: &mut Vec<u8>, forward: &Forward<'_>) {
     out.extend_from_slice(b"\"revision_name\":");
     put_json(out, revision.name.as_bytes());
     out.extend_from_slice(b"}}");
+}
+
+/// The trace of the request, under which the entries of its container are found too.
+fn put_trace(out: &mut Vec<u8>, project: &str, trace: Trace) {
+    let (mut id, mut span) = ([0; 32], [0; 16]);
+    put_hexadecimal(&mut id, trace.trace);
+    put_hexadecimal(&mut span, u128::from(trace.span));
+    out.extend_from_slice(b",\"trace\":\"projects/");
+    for part in [project.as_bytes(), b"/traces/", &id, b"\",\"spanId\":\"", &span, b"\""] {
+        out.extend_from_slice(part);
+    }
 }
 
 /// What the client asked for; `httpRequest` stays open.

@@ -9,6 +9,7 @@ use crate::fields::Fields;
 use crate::listening::{Serving, Slot};
 use crate::metrics::{Group, GroupKey, Labels, Measured};
 use crate::peer::Peer;
+use crate::rewrite::Trace;
 use crate::worker::Worker;
 use model::ResourceName;
 use plan::decision::{Decision, Matched, RequestHead, Why};
@@ -66,6 +67,7 @@ impl Record {
         slot: &Rc<Slot>,
         serving: &Serving,
         subject: &Subject<'_, F>,
+        trace: Trace,
         decision: &Decision<'_>,
         started: Instant,
     ) -> Record {
@@ -83,7 +85,7 @@ impl Record {
         let group = worker
             .metrics
             .group(key, || labels(&serving.listener, matched, revision, subject.protocol));
-        let entries = Entries::begin(worker, serving, subject, decision, started);
+        let entries = Entries::begin(worker, serving, subject, trace, decision, started);
         slot.cells.requests.add(1);
         Record {
             worker: worker.clone(),

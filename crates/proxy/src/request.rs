@@ -19,7 +19,7 @@ use crate::listening::{Connection, Serving};
 use crate::record::{ProxyStatus, Record, Subject};
 use crate::relay::{Drain, Source};
 use crate::retry::{Outcome, tries_again};
-use crate::rewrite::{self, Edits, RequestContext, ResponseContext};
+use crate::rewrite::{self, Edits, RequestContext, ResponseContext, Trace};
 use http::HeaderMap;
 use plan::decision::{Decision, Forward, Matched, Respond, Why};
 use plan::fleet::Arrival;
@@ -96,6 +96,7 @@ impl Answer<'_> {
 pub(crate) struct Forwarding<'p> {
     pub(crate) forward: Forward<'p>,
     pub(crate) record: Record,
+    trace: Trace,
     pub(crate) framing: Framing,
     pub(crate) upgrade: bool,
     pub(crate) is_head: bool,
@@ -134,12 +135,13 @@ pub(crate) fn open<'p, F: Fields>(
         serving.decide(&subject.head, worker.random())
     };
     let slot = &connection.slot;
-    let record = Record::begin(worker, slot, serving, subject, &decision, started);
+    let trace = rewrite::trace_of(subject.fields, worker.fresh_trace());
+    let record = Record::begin(worker, slot, serving, subject, trace, &decision, started);
     match decision {
         Decision::Respond(respond) => Opened::Answer(Box::new(answer(respond, record))),
         Decision::Forward(forward) => {
             let arrival = serving.listener.arrival;
-            open_forward(connection, incoming, arrival, forward, record)
+            open_forward(connection, incoming, arrival, forward, trace, record)
         }
     }
 }
@@ -177,6 +179,7 @@ fn open_forward<'p, F: Fields>(
     incoming: &Incoming<'_, F>,
     arrival: Arrival,
     forward: Forward<'p>,
+    trace: Trace,
     record: Record,
 ) -> Opened<'p> {
     let head = &incoming.subject.head;
@@ -191,6 +194,7 @@ fn open_forward<'p, F: Fields>(
     });
     let mut forwarding = Box::new(Forwarding {
         record,
+        trace,
         framing: incoming.framing,
         upgrade: incoming.upgrade,
         is_head: head.method == "HEAD",
@@ -239,7 +243,7 @@ pub(crate) fn outbound_head<F: Fields>(
     let context = RequestContext {
         peer: &connection.peer,
         protocol: incoming.subject.protocol,
-        fresh_trace: connection.worker.fresh_trace(),
+        trace: forwarding.trace,
         original_path: forward.path_and_query.as_ref().map(|_| incoming.target),
         edits,
         http2: protocol == Protocol::H2c,

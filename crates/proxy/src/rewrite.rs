@@ -34,14 +34,21 @@ pub(crate) struct Trace {
     pub(crate) span: u64,
 }
 
+/// The trace a client's fields name, or else a fresh one.
+pub(crate) fn trace_of(fields: &impl Fields, fresh: Trace) -> Trace {
+    (fields.first("traceparent").and_then(parse_traceparent))
+        .or_else(|| fields.first("x-cloud-trace-context").and_then(parse_cloud_trace))
+        .unwrap_or(fresh)
+}
+
 /// What is added to a request on its way to an instance.
 #[derive(Debug)]
 pub(crate) struct RequestContext<'a> {
     pub(crate) peer: &'a Peer,
     /// The protocol the client used, such as `HTTP/1.1`.
     pub(crate) protocol: &'static str,
-    /// Used when the client brings no trace.
-    pub(crate) fresh_trace: Trace,
+    /// The trace the request belongs to.
+    pub(crate) trace: Trace,
     /// The path the client sent, when another one is sent on.
     pub(crate) original_path: Option<&'a str>,
     pub(crate) edits: Edits<'a>,
@@ -93,7 +100,7 @@ fn standard_request_fields<F: Fields, S: Sink>(
     }
     sink.put_own("x-forwarded-proto", peer.scheme().as_str().as_bytes());
     sink.put_own("via", VIA);
-    put_trace(traceparent, cloud_trace, context.fresh_trace, sink);
+    put_trace(traceparent, cloud_trace, context.trace, sink);
     if let Some(path) = context.original_path {
         sink.put_own("x-envoy-original-path", path.as_bytes());
     }
@@ -102,10 +109,9 @@ fn standard_request_fields<F: Fields, S: Sink>(
     }
 }
 
-/// Passes a client's trace on in both spellings, or begins one.
-fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, fresh: Trace, sink: &mut S) {
+/// Passes a client's trace on in both spellings; one that is not spelled well is replaced by ours.
+fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, trace: Trace, sink: &mut S) {
     let known = w3c.and_then(parse_traceparent).or_else(|| cloud.and_then(parse_cloud_trace));
-    let trace = known.unwrap_or(fresh);
     match (w3c, known) {
         (Some(value), Some(_)) => sink.put_own("traceparent", value),
         _ => {
@@ -131,7 +137,7 @@ fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, fresh: Trace, si
 }
 
 /// Fills `out` with the last digits of `number`.
-fn put_hexadecimal(out: &mut [u8], number: u128) {
+pub(crate) fn put_hexadecimal(out: &mut [u8], number: u128) {
     let bytes = number.to_be_bytes();
     let skipped = bytes.len() - out.len() / 2;
     for (pair, byte) in out.chunks_exact_mut(2).zip(&bytes[skipped..]) {
@@ -315,7 +321,7 @@ mod tests {
         let context = RequestContext {
             peer: &peer,
             protocol: "HTTP/1.1",
-            fresh_trace: TRACE,
+            trace: TRACE,
             original_path: None,
             edits: edits.into(),
             http2: false,

@@ -5,6 +5,7 @@ use crate::support::wire::{Backend, Conn};
 use crate::support::world::World;
 use proxy::{Config, LogTarget};
 use serde_json::Value;
+use std::sync::mpsc;
 use std::time::Duration;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -46,11 +47,14 @@ fn requests_are_counted_by_rule_backend_and_revision() {
 }
 
 fn logged(world: World, requests: &[&str]) -> Vec<Value> {
+    logged_with(world, &Backend::answering(OK), requests)
+}
+
+fn logged_with(world: World, backend: &Backend, requests: &[&str]) -> Vec<Value> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("access.log");
     let log = LogTarget::File(path.clone());
     let plane = Plane::with(world, Config { workers: 1, log, ..Config::default() });
-    let backend = Backend::answering(OK);
     plane.instances.place("app", backend.address);
     for request in requests {
         ask(&plane, request);
@@ -82,6 +86,33 @@ fn the_access_log_is_json_in_googles_field_names() {
     assert!(http["latency"].as_str().unwrap().ends_with('s'));
     assert!(http["responseSize"].as_str().unwrap().parse::<u64>().unwrap() > 2);
     assert!(entry.get("jsonPayload").is_none());
+}
+
+#[test]
+fn an_entry_names_the_trace_that_the_instance_was_told() {
+    let mut world = World::new();
+    world.backend("app", |backend| backend.log.enable = true);
+    let begun = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let brought = "GET / HTTP/1.1\r\nHost: a\r\nTraceparent: \
+                   00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01\r\n\r\n";
+    let (heads, seen) = mpsc::channel();
+    let backend = Backend::start(move |mut conn| {
+        while let Some(head) = conn.head() {
+            heads.send(head).unwrap();
+            conn.send(OK);
+        }
+    });
+    let lines = logged_with(world, &backend, &[begun, brought]);
+    assert_eq!(lines.len(), 2);
+    for (line, head) in lines.iter().zip(seen.iter()) {
+        let parent = head.lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap();
+        let told: Vec<&str> = parent.split('-').collect();
+        let trace = line["trace"].as_str().unwrap();
+        assert_eq!(trace.rsplit_once("/traces/").unwrap().1, told[1]);
+        assert_eq!(line["spanId"], told[2]);
+    }
+    assert!(lines[0]["trace"].as_str().unwrap().starts_with("projects/"));
+    assert!(lines[1]["trace"].as_str().unwrap().ends_with("/0af7651916cd43dd8448eb211c80319c"));
 }
 
 #[test]

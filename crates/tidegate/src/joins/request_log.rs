@@ -101,8 +101,8 @@ fn read(number: u64, line: &[u8]) -> Option<LogEntry> {
         resource_type: resource.get("type")?.as_str()?.to_owned(),
         resource_labels,
         labels: BTreeMap::new(),
-        trace: None,
-        span: None,
+        trace: text("trace").map(str::to_owned),
+        span: text("spanId").map(str::to_owned),
     })
 }
 
@@ -116,7 +116,8 @@ mod tests {
             "{{\"timestamp\":\"2026-11-24T10:00:{second:02}.000001Z\",\"logName\":\"projects/{project}/logs/\
              run.googleapis.com%2Frequests\",\"resource\":{{\"type\":\"cloud_run_revision\",\"labels\":{{\
              \"project_id\":\"{project}\",\"service_name\":\"{service}\"}}}},\"httpRequest\":{{\"status\":200}},\
-             \"severity\":\"INFO\"}}\n"
+             \"trace\":\"projects/{project}/traces/0af7651916cd43dd8448eb211c80319c\",\
+             \"spanId\":\"00f067aa0ba902b7\",\"severity\":\"INFO\"}}\n"
         )
     }
 
@@ -135,6 +136,9 @@ mod tests {
         let one = log.entries(&window("p", Some("one"), None));
         assert_eq!(one.len(), 1);
         assert_eq!(one[0].log, "run.googleapis.com/requests");
+        let trace = "projects/p/traces/0af7651916cd43dd8448eb211c80319c";
+        assert_eq!(one[0].trace.as_deref(), Some(trace));
+        assert_eq!(one[0].span.as_deref(), Some("00f067aa0ba902b7"));
         let Payload::Request { request, .. } = &one[0].payload else { panic!("not a request") };
         assert_eq!(request["status"], 200);
         let at_two = 1_795_514_402;
