@@ -12,7 +12,7 @@ use crate::fields::{Fields, put_number};
 use crate::listening::Serving;
 use crate::metrics::Measured;
 use crate::record::{ProxyStatus, Subject};
-use crate::rewrite::{Trace, put_hexadecimal};
+use crate::rewrite::Trace;
 use crate::worker::Worker;
 use model::ResourceName;
 use plan::decision::{Decision, Forward, Matched, RequestHead};
@@ -41,7 +41,7 @@ impl Entries {
         worker: &Rc<Worker>,
         serving: &Serving,
         subject: &Subject<'_, F>,
-        trace: Trace,
+        trace: &Trace,
         decision: &Decision<'_>,
         started: Instant,
     ) -> Entries {
@@ -191,14 +191,14 @@ fn put_service(out: &mut Vec<u8>, forward: &Forward<'_>) {
 }
 
 /// The trace of the request, under which the entries of its container are found too.
-fn put_trace(out: &mut Vec<u8>, project: &str, trace: Trace) {
-    let (mut id, mut span) = ([0; 32], [0; 16]);
-    put_hexadecimal(&mut id, trace.trace);
-    put_hexadecimal(&mut span, u128::from(trace.span));
+fn put_trace(out: &mut Vec<u8>, project: &str, trace: &Trace) {
     out.extend_from_slice(b",\"trace\":\"projects/");
-    for part in [project.as_bytes(), b"/traces/", &id, b"\",\"spanId\":\"", &span, b"\""] {
-        out.extend_from_slice(part);
-    }
+    out.extend_from_slice(project.as_bytes());
+    out.extend_from_slice(b"/traces/");
+    out.extend_from_slice(trace.id());
+    out.extend_from_slice(b"\",\"spanId\":\"");
+    out.extend_from_slice(trace.span_id());
+    out.push(b'"');
 }
 
 /// What the client asked for; `httpRequest` stays open.

@@ -67,7 +67,7 @@ impl Record {
         slot: &Rc<Slot>,
         serving: &Serving,
         subject: &Subject<'_, F>,
-        trace: Trace,
+        trace: &Trace,
         decision: &Decision<'_>,
         started: Instant,
     ) -> Record {

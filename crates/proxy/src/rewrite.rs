@@ -27,11 +27,31 @@ pub(crate) fn edits<'p>(edits: impl Iterator<Item = &'p HeaderEdit>) -> Edits<'p
     found
 }
 
-/// Ids of one request in Google's and in the W3C's trace headers.
+/// Ids of one request in Google's and in the W3C's trace headers, and in what is logged of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trace {
-    pub(crate) trace: u128,
-    pub(crate) span: u64,
+    trace: [u8; 32],
+    span_text: [u8; 16],
+    span: u64,
+}
+
+impl Trace {
+    pub(crate) fn new(trace: u128, span: u64) -> Trace {
+        let (mut text, mut span_text) = ([0; 32], [0; 16]);
+        put_hexadecimal(&mut text, trace);
+        put_hexadecimal(&mut span_text, u128::from(span));
+        Trace { trace: text, span_text, span }
+    }
+
+    /// The trace's id in hexadecimal digits.
+    pub(crate) fn id(&self) -> &[u8; 32] {
+        &self.trace
+    }
+
+    /// The span's id in hexadecimal digits.
+    pub(crate) fn span_id(&self) -> &[u8; 16] {
+        &self.span_text
+    }
 }
 
 /// The trace a client's fields name, or else a fresh one.
@@ -100,7 +120,7 @@ fn standard_request_fields<F: Fields, S: Sink>(
     }
     sink.put_own("x-forwarded-proto", peer.scheme().as_str().as_bytes());
     sink.put_own("via", VIA);
-    put_trace(traceparent, cloud_trace, context.trace, sink);
+    put_trace(traceparent, cloud_trace, &context.trace, sink);
     if let Some(path) = context.original_path {
         sink.put_own("x-envoy-original-path", path.as_bytes());
     }
@@ -110,14 +130,14 @@ fn standard_request_fields<F: Fields, S: Sink>(
 }
 
 /// Passes a client's trace on in both spellings; one that is not spelled well is replaced by ours.
-fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, trace: Trace, sink: &mut S) {
+fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, trace: &Trace, sink: &mut S) {
     let known = w3c.and_then(parse_traceparent).or_else(|| cloud.and_then(parse_cloud_trace));
     match (w3c, known) {
         (Some(value), Some(_)) => sink.put_own("traceparent", value),
         _ => {
             let mut text = *b"00-................................-................-00";
-            put_hexadecimal(&mut text[3..35], trace.trace);
-            put_hexadecimal(&mut text[36..52], u128::from(trace.span));
+            text[3..35].copy_from_slice(trace.id());
+            text[36..52].copy_from_slice(trace.span_id());
             sink.put_own("traceparent", &text);
         }
     }
@@ -125,7 +145,7 @@ fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, trace: Trace, si
         (Some(value), Some(_)) => sink.put_own("x-cloud-trace-context", value),
         _ => {
             let mut text = *b"................................/....................";
-            put_hexadecimal(&mut text[..32], trace.trace);
+            text[..32].copy_from_slice(trace.id());
             let mut length = 33;
             put_decimal(trace.span, |digits| {
                 text[33..33 + digits.len()].copy_from_slice(digits);
@@ -137,7 +157,7 @@ fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, trace: Trace, si
 }
 
 /// Fills `out` with the last digits of `number`.
-pub(crate) fn put_hexadecimal(out: &mut [u8], number: u128) {
+fn put_hexadecimal(out: &mut [u8], number: u128) {
     let bytes = number.to_be_bytes();
     let skipped = bytes.len() - out.len() / 2;
     for (pair, byte) in out.chunks_exact_mut(2).zip(&bytes[skipped..]) {
@@ -165,7 +185,7 @@ fn parse_traceparent(value: &[u8]) -> Option<Trace> {
         return None;
     }
     let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace != 0)?;
-    Some(Trace { trace, span: u64::from_str_radix(span, 16).ok()? })
+    Some(Trace::new(trace, u64::from_str_radix(span, 16).ok()?))
 }
 
 fn parse_cloud_trace(value: &[u8]) -> Option<Trace> {
@@ -176,7 +196,7 @@ fn parse_cloud_trace(value: &[u8]) -> Option<Trace> {
         return None;
     }
     let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace != 0)?;
-    Some(Trace { trace, span: span.parse().ok()? })
+    Some(Trace::new(trace, span.parse().ok()?))
 }
 
 /// How often our own name stands in the `Via` fields.
@@ -311,8 +331,6 @@ mod tests {
     use crate::fields::RawFields;
     use plan::decision::HeaderAddition;
 
-    const TRACE: Trace = Trace { trace: 0xabc, span: 7 };
-
     fn rewritten(head: &str, edits: &[&HeaderEdit]) -> String {
         let mut room = [httparse::EMPTY_HEADER; 16];
         let (_, fields) = httparse::parse_headers(head.as_bytes(), &mut room).unwrap().unwrap();
@@ -321,7 +339,7 @@ mod tests {
         let context = RequestContext {
             peer: &peer,
             protocol: "HTTP/1.1",
-            trace: TRACE,
+            trace: Trace::new(0xabc, 7),
             original_path: None,
             edits: edits.into(),
             http2: false,
@@ -381,30 +399,30 @@ mod tests {
 
     #[test]
     fn a_trace_is_passed_on_or_begun() {
-        let traced = |w3c: Option<&str>, cloud: Option<&str>| {
+        let traced = |w3c: Option<&'static str>, cloud: Option<&'static str>| {
+            let named = |name, value: Option<&'static str>| {
+                value.map(|value| httparse::Header { name, value: value.as_bytes() })
+            };
+            let fields = [named("traceparent", w3c), named("X-Cloud-Trace-Context", cloud)];
+            let fields: Vec<_> = fields.into_iter().flatten().collect();
+            let trace = trace_of(&RawFields(&fields), Trace::new(0xabc, 7));
             let mut out = Vec::new();
-            put_trace(w3c.map(str::as_bytes), cloud.map(str::as_bytes), TRACE, &mut out);
+            put_trace(w3c.map(str::as_bytes), cloud.map(str::as_bytes), &trace, &mut out);
             String::from_utf8(out).unwrap()
         };
-        let id = "0123456789abcdef0123456789abcdef";
+        let fresh = "traceparent: 00-00000000000000000000000000000abc-0000000000000007-00\r\n\
+                     x-cloud-trace-context: 00000000000000000000000000000abc/7\r\n";
+        assert_eq!(traced(None, None), fresh);
+        assert_eq!(traced(Some("00-0-0-0"), Some("x")), fresh);
         assert_eq!(
-            traced(None, None),
-            format!(
-                "traceparent: 00-{0:032x}-{1:016x}-00\r\nx-cloud-trace-context: {0:032x}/{1}\r\n",
-                TRACE.trace, TRACE.span
-            )
+            traced(Some("00-0123456789abcdef0123456789abcdef-00000000000000ff-01"), None),
+            "traceparent: 00-0123456789abcdef0123456789abcdef-00000000000000ff-01\r\n\
+             x-cloud-trace-context: 0123456789abcdef0123456789abcdef/255\r\n"
         );
-        let w3c = format!("00-{id}-00000000000000ff-01");
         assert_eq!(
-            traced(Some(&w3c), None),
-            format!("traceparent: {w3c}\r\nx-cloud-trace-context: {id}/255\r\n")
-        );
-        let cloud = format!("{id}/16;o=1");
-        assert_eq!(
-            traced(None, Some(&cloud)),
-            format!(
-                "traceparent: 00-{id}-0000000000000010-00\r\nx-cloud-trace-context: {cloud}\r\n"
-            )
+            traced(None, Some("0123456789abcdef0123456789abcdef/16;o=1")),
+            "traceparent: 00-0123456789abcdef0123456789abcdef-0000000000000010-00\r\n\
+             x-cloud-trace-context: 0123456789abcdef0123456789abcdef/16;o=1\r\n"
         );
     }
 }

@@ -186,7 +186,7 @@ impl Worker {
     /// Ids for a request that brings no trace.
     pub(crate) fn fresh_trace(&self) -> Trace {
         let trace = u128::from(self.random()) << 64 | u128::from(self.random() | 1);
-        Trace { trace, span: self.random() | 1 }
+        Trace::new(trace, self.random() | 1)
     }
 
     /// Reads the clock.
