@@ -145,6 +145,21 @@ pub(crate) enum Meaning {
     Ours,
 }
 
+impl Meaning {
+    /// Whether a field speaks about one connection or one encoding of the body.
+    pub(crate) fn concerns_framing(self) -> bool {
+        matches!(
+            self,
+            Meaning::HopByHop
+                | Meaning::Connection
+                | Meaning::ContentLength
+                | Meaning::TransferEncoding
+                | Meaning::Te
+                | Meaning::Upgrade
+        )
+    }
+}
+
 /// The meaning of a field name in any case.
 #[inline]
 pub(crate) fn meaning(name: &[u8]) -> Meaning {

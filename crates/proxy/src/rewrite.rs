@@ -253,25 +253,25 @@ pub(crate) fn response_fields<F: Fields, S: Sink>(
 
 fn standard_response_fields<F: Fields, S: Sink>(fields: &F, sink: &mut S) {
     let options = ConnectionOptions::of(fields);
-    fields.for_each(|name, value| {
-        if !concerns_framing(name) && !options.nominates(name) {
+    let mut caching: SmallVec<[&[u8]; 2]> = SmallVec::new();
+    let mut is_personal = false;
+    fields.for_each(|name, value| match meaning(name) {
+        meaning if meaning.concerns_framing() || options.nominates(name) => {}
+        _ if name.eq_ignore_ascii_case(b"cache-control") => caching.push(value),
+        _ => {
+            is_personal |= name.eq_ignore_ascii_case(b"set-cookie");
             sink.put(name, value);
         }
     });
+    // Cloud Run lets nobody share a response that sets a cookie, whatever the container says.
+    if is_personal {
+        caching.clear();
+        caching.push(b"private");
+    }
+    for value in caching {
+        sink.put_own("cache-control", value);
+    }
     sink.put_own("via", VIA);
-}
-
-/// Fields of a response that speak about one connection or one encoding of the body.
-fn concerns_framing(name: &[u8]) -> bool {
-    matches!(
-        meaning(name),
-        Meaning::HopByHop
-            | Meaning::Connection
-            | Meaning::ContentLength
-            | Meaning::TransferEncoding
-            | Meaning::Te
-            | Meaning::Upgrade
-    )
 }
 
 fn allow_origin(policy: &CorsPolicy, origin: &str, list: &mut FieldList) {
@@ -291,8 +291,8 @@ fn allow_origin(policy: &CorsPolicy, origin: &str, list: &mut FieldList) {
 /// Applies edits. Framing and routing are not theirs to change.
 fn edit(list: &mut FieldList, edits: &[&HeaderEdit], peer: &Peer, protocol: &str) {
     let untouchable = |name: &str| {
-        concerns_framing(name.as_bytes())
-            || matches!(meaning(name.as_bytes()), Meaning::Host | Meaning::Expect)
+        let meaning = meaning(name.as_bytes());
+        meaning.concerns_framing() || matches!(meaning, Meaning::Host | Meaning::Expect)
     };
     for edit in edits {
         for name in edit.remove.iter().filter(|name| !untouchable(name)) {
@@ -389,6 +389,28 @@ mod tests {
         let mut text = rewritten(head, &[&edits]);
         assert_eq!(text, "c: 3\r\nx-forwarded-for: 10.0.0.9,10.0.0.1\r\n");
         text.clear();
+    }
+
+    #[test]
+    fn a_response_that_sets_a_cookie_is_private() {
+        let response = |head: &str| {
+            let mut room = [httparse::EMPTY_HEADER; 16];
+            let (_, fields) = httparse::parse_headers(head.as_bytes(), &mut room).unwrap().unwrap();
+            let mut out = Vec::new();
+            standard_response_fields(&RawFields(fields), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let shared = "Cache-Control: public\r\nCache-control: max-age=60\r\nAge: 1\r\n\r\n";
+        assert_eq!(
+            response(shared),
+            "age: 1\r\ncache-control: public\r\ncache-control: max-age=60\r\nvia: 1.1 google\r\n"
+        );
+        for caching in ["", "Cache-Control: public, max-age=60\r\n"] {
+            assert_eq!(
+                response(&format!("{caching}Set-Cookie: a=b\r\nset-cookie: c=d\r\n\r\n")),
+                "set-cookie: a=b\r\nset-cookie: c=d\r\ncache-control: private\r\nvia: 1.1 google\r\n"
+            );
+        }
     }
 
     #[test]
