@@ -15,6 +15,9 @@ use std::time::Duration;
 /// How long the kernel may take to let go of what a server removed.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
+/// The folders of a data directory that containers run from: services, after a replacement, and builds.
+const FOLDERS_WITH_CONTAINERS: [&str; 3] = ["runtime", "runtime.2", "builds/runtime"];
+
 /// A process of a server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process {
@@ -98,7 +101,10 @@ impl Before {
                 .iter()
                 .map(|process| format!("process {} {}", process.pid, process.command)),
         );
-        cgroups(Path::new("/sys/fs/cgroup"), &cgroup_of(data), &mut left);
+        for folder in FOLDERS_WITH_CONTAINERS {
+            let name = cgroup_of(&data.join(folder));
+            cgroups(Path::new("/sys/fs/cgroup"), &name, &mut left);
+        }
         left.extend(unmarked().difference(&self.unmarked).cloned());
         left
     }
@@ -115,11 +121,10 @@ impl Before {
     }
 }
 
-/// The cgroup below which the server with this data directory keeps its containers: a server names it
-/// after its directory, so that whoever finds one can tell whose it is.
-fn cgroup_of(data: &Path) -> String {
-    let runtime = data.join("runtime");
-    let digest = Sha256::digest(runtime.as_os_str().as_encoded_bytes());
+/// The cgroup below which a server keeps the containers of this folder: it is named after the folder,
+/// so that whoever finds one can tell whose it is.
+fn cgroup_of(folder: &Path) -> String {
+    let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
     let mark: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("tidegate-{mark}")
 }

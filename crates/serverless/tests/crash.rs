@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -141,4 +141,74 @@ async fn what_the_server_and_its_helpers_could_not_clean_up_is_removed_at_the_ne
     assert_eq!(traces(&mark), Vec::<String>::new());
     let left = fs::read_dir(directory.path().join("runtime/instances")).unwrap().count();
     assert_eq!(left, 0);
+}
+
+/// A group of a server with this mark.
+fn group_of(hierarchy: &Path, mark: &str) -> PathBuf {
+    let group = hierarchy.join(format!("tidegate-{mark}")).join("shop-00001-abc.app");
+    fs::create_dir_all(&group).unwrap();
+    group
+}
+
+/// From now on the group was last touched an hour ago. Tests beside this one remove what is old, too.
+fn grow_old(group: &Path) {
+    let then = SystemTime::now() - Duration::from_secs(3600);
+    for directory in [group, group.parent().unwrap()] {
+        fs::File::open(directory).unwrap().set_modified(then).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn groups_of_servers_that_are_gone_are_removed_and_no_others() {
+    let hierarchy = Path::new("/sys/fs/cgroup/pids");
+    if !root() || !hierarchy.is_dir() {
+        eprintln!("SKIPPED: needs root and a version 1 hierarchy of control groups");
+        return;
+    }
+    let own = std::process::id();
+    let mark = |kind: u8| format!("{kind:02x}{own:010x}");
+    let [gone, recent, used, helped] = [1, 2, 3, 4].map(|kind| group_of(hierarchy, &mark(kind)));
+    let mut member = Command::new("sleep").arg("600").spawn().unwrap();
+    fs::write(used.join("cgroup.procs"), member.id().to_string()).unwrap();
+    let script = ["-c", "read -r line", "instance-helper", "--mark", &mark(4)];
+    let mut helper = Command::new("sh").args(script).stdin(Stdio::piped()).spawn().unwrap();
+
+    for group in [&gone, &used, &helped] {
+        grow_old(group);
+    }
+
+    let directory = prepare();
+    let runtime = open(directory.path());
+    runtime.reconcile().await;
+    runtime.shut_down().await;
+    let left = [&gone, &recent, &used, &helped].map(|group| group.is_dir());
+    assert_eq!(left, [false, true, true, true]);
+    assert!(!gone.parent().unwrap().exists());
+
+    for process in [&mut member, &mut helper] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    for group in [recent, used, helped] {
+        until("the group can be removed", || fs::remove_dir(&group).is_ok()).await;
+        fs::remove_dir(group.parent().unwrap()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_containers_has_no_groups() {
+    if !root() {
+        return;
+    }
+    let directory = prepare();
+    let runtime = open(directory.path());
+    runtime.reconcile().await;
+    let mark = runtime.mark().to_owned();
+    // Killed now, there is nothing it could have removed.
+    assert_eq!(support::groups(&mark), Vec::<PathBuf>::new());
+    let live = launch(&runtime, Arc::new(spec(directory.path(), 0))).await.unwrap();
+    assert_ne!(support::groups(&mark), Vec::<PathBuf>::new());
+    live.stop(Duration::ZERO).await;
+    assert_eq!(support::groups(&mark), Vec::<PathBuf>::new());
+    runtime.shut_down().await;
 }

@@ -6,9 +6,9 @@
 //! once, at start.
 //!
 //! Invariant: every group this file makes lies in a directory named after our mark, and is removed
-//! with the container it was made for.
+//! with the container it was made for; the directory goes with the last of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ const PERIOD_MICROSECONDS: u64 = 100_000;
 const QUOTA_MICROSECONDS_MIN: u64 = 1_000;
 /// How often another helper may take the root away while a group is made in it.
 const ROOT_ATTEMPTS_MAX: usize = 16;
+/// What the directory of a server is called, before its mark.
+pub(crate) const ROOT_PREFIX: &str = "tidegate-";
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 
 /// What a control group can limit or count.
@@ -91,8 +93,8 @@ pub(crate) struct Cgroups {
 }
 
 impl Cgroups {
-    /// Finds the hierarchies of this host and makes our directory in each; what cannot be had is
-    /// told in words.
+    /// Finds the hierarchies of this host and tries whether our directory can be made in each; what
+    /// cannot be had is told in words. Directories are there only while a container is.
     pub(crate) fn open(mark: &str) -> (Cgroups, Vec<String>) {
         let table = fs::read_to_string(MOUNT_TABLE).unwrap_or_default();
         let mut roots = BTreeMap::new();
@@ -106,7 +108,7 @@ impl Cgroups {
                 ));
                 continue;
             };
-            let root = hierarchy.mount.join(format!("tidegate-{mark}"));
+            let root = hierarchy.mount.join(format!("{ROOT_PREFIX}{mark}"));
             match prepare_root(&hierarchy, &root, controller) {
                 Ok(()) => drop(roots.insert(controller, (hierarchy.version, root))),
                 Err(error) => problems.push(format!(
@@ -116,7 +118,14 @@ impl Cgroups {
                 )),
             }
         }
-        (Cgroups { roots }, problems)
+        let groups = Cgroups { roots };
+        groups.remove_roots();
+        (groups, problems)
+    }
+
+    /// Our directory in each hierarchy that is used.
+    pub(crate) fn roots(&self) -> BTreeSet<&Path> {
+        self.roots.values().map(|(_, root)| root.as_path()).collect()
     }
 
     /// Whether the number of processes can be limited for each container.
@@ -170,7 +179,7 @@ impl Cgroups {
     }
 }
 
-/// Makes a directory below our root. The root itself may be gone: the last helper to end takes it
+/// Makes a directory below our root, and the root with it: whoever removes the last group takes it
 /// along, so that nothing is left when the server is killed.
 fn make_group(
     version: Version,
@@ -178,14 +187,15 @@ fn make_group(
     directory: &Path,
     controller: Controller,
 ) -> io::Result<()> {
+    let mount = root.parent().unwrap_or(root).to_owned();
+    let hierarchy = Hierarchy { version, mount };
     for _ in 0..ROOT_ATTEMPTS_MAX {
-        match fs::create_dir(directory) {
+        match prepare_root(&hierarchy, root, controller).and_then(|()| fs::create_dir(directory)) {
+            // It went after it was made.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => return Ok(()),
         }
-        let mount = root.parent().unwrap_or(root).to_owned();
-        prepare_root(&Hierarchy { version, mount }, root, controller)?;
     }
     Err(io::ErrorKind::NotFound.into())
 }

@@ -187,7 +187,7 @@ impl Inner {
         let mut groups = BTreeMap::new();
         for container in &spec.containers {
             let made = self.cgroups.create(spec.id.as_str(), &container.name, container.limits);
-            let made = made.inspect_err(|_| undo(&groups, &directory));
+            let made = made.inspect_err(|_| self.undo(&groups, &directory));
             groups.insert(container.name.clone(), made.map_err(host("control groups"))?);
         }
         let sandbox = SandboxPlan {
@@ -196,12 +196,22 @@ impl Inner {
             groups: groups.iter().map(planned_group).collect(),
         };
         let link = self.prepared_helper(&sandbox).await;
-        let link = link.inspect_err(|_| undo(&groups, &directory));
+        let link = link.inspect_err(|_| self.undo(&groups, &directory));
         let link = link.map_err(|error| StartError::Helper(error.to_string()))?;
         let allowance = if spec.startup_boost { Allowance::Boosted } else { Allowance::Full };
         let instance = InstanceTask::start(Arc::clone(self), spec, plans, groups, link);
         instance.set_processor(allowance);
         Ok(instance)
+    }
+
+    /// Takes back what was made for an instance that got no helper.
+    fn undo(&self, groups: &BTreeMap<String, ContainerGroup>, directory: &Path) {
+        for group in groups.values() {
+            group.remove();
+        }
+        self.cgroups.remove_roots();
+        // Reconciliation finds it if this fails.
+        let _ = fs::remove_dir(directory);
     }
 }
 
@@ -211,15 +221,6 @@ fn planned_group((container, group): (&String, &ContainerGroup)) -> PlannedGroup
         directories: group.directories(),
         shown: group.shown_as(),
     }
-}
-
-/// Takes back what was made for an instance that got no helper.
-fn undo(groups: &BTreeMap<String, ContainerGroup>, directory: &Path) {
-    for group in groups.values() {
-        group.remove();
-    }
-    // Reconciliation finds it if this fails.
-    let _ = fs::remove_dir(directory);
 }
 
 impl Runtime for EmbeddedRuntime {

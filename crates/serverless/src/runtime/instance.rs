@@ -362,6 +362,7 @@ impl InstanceTask {
         link.end().await;
         end_all(answering).await;
         remove_groups(&groups, &id).await;
+        runtime.cgroups.remove_roots();
         if let Err(error) = fs::remove_dir(runtime.instance_directory(id.as_str())) {
             tracing::warn!(instance = %id, %error, "the instance's directory stays");
         }

@@ -8,15 +8,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
-use super::Reconciled;
+use super::{Reconciled, abandoned};
 use super::cgroups::{kill_members, remove_directory};
 use super::embedded::Inner;
 use super::helper::HELPER_ARGUMENT;
@@ -57,6 +56,11 @@ pub(crate) async fn remove(runtime: &Inner) -> Reconciled {
             problems.push(format!("{} stays: {error}", directory.display()));
         }
     }
+    runtime.cgroups.remove_roots();
+    let abandoned = abandoned::remove(&runtime.cgroups, SystemTime::now());
+    if abandoned > 0 {
+        tracing::info!(abandoned, "removed control groups of servers that are gone");
+    }
     Reconciled { instances_removed: instances.len() as u64, problems }
 }
 
@@ -67,14 +71,9 @@ fn instance_directories(runtime: &Inner) -> Vec<PathBuf> {
 
 /// Kills every helper of our mark; true when there was none.
 fn kill_helpers(mark: &str) -> bool {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut none = true;
-    for entry in processes {
-        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        if is_helper(&fs::read(entry.path().join("cmdline")), mark) {
+    for (process, command_line) in processes() {
+        if is_helper(&command_line, mark) {
             none = false;
             // One that has just ended is what we want.
             let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
@@ -83,9 +82,18 @@ fn kill_helpers(mark: &str) -> bool {
     none
 }
 
+/// Every process with its command line.
+pub(crate) fn processes() -> Vec<(i32, Vec<u8>)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let known = entries.filter_map(|entry| {
+        let process = entry.file_name().to_str()?.parse().ok()?;
+        Some((process, fs::read(entry.path().join("cmdline")).ok()?))
+    });
+    known.collect()
+}
+
 /// Whether a command line is that of a helper with our mark.
-fn is_helper(command_line: &io::Result<Vec<u8>>, mark: &str) -> bool {
-    let Ok(command_line) = command_line else { return false };
+fn is_helper(command_line: &[u8], mark: &str) -> bool {
     let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
     let wanted = [HELPER_ARGUMENT.as_bytes(), MARK_ARGUMENT.as_bytes(), mark.as_bytes()];
     words.windows(wanted.len()).any(|window| window == wanted)
@@ -105,7 +113,7 @@ mod tests {
             (b"", false),
         ];
         for (command_line, expected) in cases {
-            assert_eq!(is_helper(&Ok(command_line.to_vec()), "abc"), expected);
+            assert_eq!(is_helper(command_line, "abc"), expected);
         }
     }
 }

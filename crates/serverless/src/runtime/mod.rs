@@ -17,6 +17,7 @@
 //! control groups, writable layer) carries the mark of the runtime that made it, and is gone when
 //! its end has been reported.
 
+mod abandoned;
 mod asking;
 mod bundle;
 mod cgroups;

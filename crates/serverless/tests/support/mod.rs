@@ -175,6 +175,7 @@ pub struct World {
     pub lines: Arc<Lines>,
     /// Whether the host's control groups let it.
     pub limits_memory: bool,
+    pub limits_processes: bool,
 }
 
 impl World {
@@ -205,14 +206,21 @@ impl World {
             spare_helpers,
         };
         let (runtime, problems) = EmbeddedRuntime::open_in(config, surroundings()).unwrap();
-        for problem in problems {
+        for problem in &problems {
             eprintln!("NOTE: {problem}");
         }
         let found = runtime.reconcile().await;
         assert_eq!(found.instances_removed, 0);
         let mark = runtime.mark().to_owned();
-        let limits_memory = limits_memory(&mark);
-        World { directory, runtime: Arc::new(runtime), mark, lines, limits_memory }
+        let limits = |what: &str| !problems.iter().any(|problem| problem.starts_with(what));
+        World {
+            directory,
+            runtime: Arc::new(runtime),
+            mark,
+            lines,
+            limits_memory: limits("memory limits"),
+            limits_processes: limits("process limits"),
+        }
     }
 
     pub fn image(&self) -> ResolvedImage {
@@ -347,17 +355,6 @@ pub fn groups(mark: &str) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// Whether the runtime of this mark could make control groups that limit memory.
-pub fn limits_memory(mark: &str) -> bool {
-    let files = ["memory.limit_in_bytes", "memory.max"];
-    groups(mark).iter().any(|group| files.iter().any(|file| group.join(file).exists()))
-}
-
-/// Whether it could make some that count processes.
-pub fn limits_processes(mark: &str) -> bool {
-    groups(mark).iter().any(|group| group.join("pids.max").exists())
 }
 
 /// Waits until something is so.
