@@ -49,6 +49,7 @@ fn open(directory: &tempfile::TempDir, spare_helpers: usize) -> EmbeddedRuntime 
         helper: HelperProgram {
             program: env!("CARGO_BIN_EXE_tidegate-instance-helper").into(),
             arguments: Vec::new(),
+            answers_within: serverless::runtime::limits::HELPER_ANSWERS_WITHIN,
         },
         sink: Arc::new(Nowhere),
         spare_helpers,

@@ -96,6 +96,7 @@ async fn fleet(directory: &std::path::Path) -> Fleet {
         helper: HelperProgram {
             program: env!("CARGO_BIN_EXE_tidegate-instance-helper").into(),
             arguments: Vec::new(),
+            answers_within: serverless::runtime::limits::HELPER_ANSWERS_WITHIN,
         },
         sink: Arc::clone(&logs) as Arc<dyn LogSink>,
         spare_helpers: 2,

@@ -71,7 +71,14 @@ impl Engine {
         };
         let runtime = DockerRuntime::open_in(config, surroundings()).await.unwrap();
         let mark = runtime.mark().to_owned();
-        World { directory, runtime: Arc::new(runtime), mark, lines, limits_memory: true, limits_processes: true }
+        World {
+            directory,
+            runtime: Arc::new(runtime),
+            mark,
+            lines,
+            limits_memory: true,
+            limits_processes: true,
+        }
     }
 }
 

@@ -7,11 +7,13 @@ mod support;
 use std::time::Duration;
 
 use serverless::runtime::launch::End;
-use serverless::runtime::{Allowance, Exit, ExitCause, Limits};
+use serverless::runtime::{Allowance, Exit, ExitCause, HelperProgram, Limits};
 use support::{World, fields, get, root, suite, until};
 
 const SERVE: &[&str] = &["serve", "0.0.0.0:PORT"];
 const GRACE: Duration = Duration::from_secs(10);
+/// Longer than a helper takes on a busy machine, and shorter than anybody wants to wait for the test.
+const SHORT: Duration = Duration::from_secs(5);
 
 /// The suite every runtime passes, a test each.
 macro_rules! suite_on_the_embedded_runtime {
@@ -239,6 +241,166 @@ async fn an_instance_that_is_dropped_is_stopped() {
     until("the second is gone", || helpers(mark).is_empty()).await;
     let instances = world.directory.path().join("runtime/instances");
     until("the directories are gone", || std::fs::read_dir(&instances).unwrap().count() == 0).await;
+    world.end().await;
+}
+
+/// A control group for this process that bounds how many processes and threads it may have, with all
+/// that descend from it.
+struct Bound {
+    group: std::path::PathBuf,
+}
+
+impl Bound {
+    fn here() -> Option<Bound> {
+        let group = format!("/sys/fs/cgroup/pids/test-{}", std::process::id());
+        if std::fs::create_dir(&group).is_err() {
+            eprintln!("SKIPPED: needs a version 1 control group that counts processes");
+            return None;
+        }
+        let bound = Bound { group: group.into() };
+        std::fs::write(bound.group.join("cgroup.procs"), "0").unwrap();
+        Some(bound)
+    }
+
+    /// So many more than there are, or any number.
+    fn allow(&self, more: Option<u32>) {
+        let current = std::fs::read_to_string(self.group.join("pids.current")).unwrap();
+        let most = more.map(|more| current.trim().parse::<u32>().unwrap() + more);
+        let most = most.map_or("max".to_owned(), |most| most.to_string());
+        std::fs::write(self.group.join("pids.max"), most).unwrap();
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = std::fs::write("/sys/fs/cgroup/pids/cgroup.procs", "0");
+        let _ = std::fs::remove_dir(&self.group);
+    }
+}
+
+#[tokio::test]
+async fn where_the_host_refuses_processes_a_start_fails_by_its_fault_and_the_next_one_goes_well() {
+    if !root() {
+        return;
+    }
+    let Some(bound) = Bound::here() else { return };
+    for spares in [0, 1] {
+        let world = World::with_spares(spares).await;
+        let mark = &world.mark.clone();
+        until("the spare helper is there", || helpers(mark).len() == spares).await;
+        // One starts before, so that threads of this process that are made once are there.
+        world.launch(world.spec("before", SERVE)).await.unwrap().stop(GRACE).await;
+        until("a spare helper is there again", || helpers(mark).len() == spares).await;
+        // Refused are the helper, its first fork, the one after.
+        for more in 0..3 {
+            bound.allow(Some(more));
+            let name = format!("refused-{more}");
+            match world.launch(world.spec(&name, SERVE)).await {
+                Ok(live) => {
+                    assert!(more > 1, "two processes are too few for a container");
+                    live.stop(GRACE).await;
+                }
+                Err(failure) => {
+                    assert!(failure.host_fault, "{failure:?}");
+                    assert_eq!(failure.message, "An instance could not be started on this host.");
+                    let told = "Resource temporarily unavailable";
+                    let fork = "the host refuses another process";
+                    let said = failure.detail.contains(told) || failure.detail.contains(fork);
+                    assert!(said, "{}", failure.detail);
+                }
+            }
+            bound.allow(None);
+        }
+        let live = world.launch(world.spec("allowed", SERVE)).await.unwrap();
+        assert_eq!(get(live.instance(), "/").await.0, 200);
+        live.stop(GRACE).await;
+        world.end().await;
+    }
+}
+
+/// How far a helper is, seen from outside.
+type Stage = (&'static str, fn(&std::path::Path) -> bool);
+
+fn text(process: &std::path::Path, file: &str) -> String {
+    std::fs::read_to_string(process.join(file)).unwrap_or_default()
+}
+
+const STAGES: [Stage; 4] = [
+    ("it was executed", |process| text(process, "cmdline").contains("instance-helper")),
+    ("it has a network of its own", |process| {
+        let network = |path: &std::path::Path| std::fs::read_link(path.join("ns/net")).ok();
+        let own = network(process);
+        own.is_some() && own != network(std::path::Path::new("/proc/self"))
+    }),
+    ("it has an instance", |process| text(process, "mountinfo").contains("runtime/instances/")),
+    ("it has a container", |process| {
+        !text(process, &format!("task/{}/children", process.file_name().unwrap().to_string_lossy()))
+            .is_empty()
+    }),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_helper_that_is_killed_at_any_stage_ends_its_instance_and_nothing_else() {
+    if !root() {
+        return;
+    }
+    let world = World::with_spares(0).await;
+    let other = world.launch(world.spec("other", SERVE)).await.unwrap();
+    let known = helpers(&world.mark);
+    for (what, is_there) in STAGES {
+        let (mark, known) = (world.mark.clone(), known.clone());
+        let killer = tokio::task::spawn_blocking(move || {
+            let deadline = std::time::Instant::now() + Duration::from_secs(20);
+            while std::time::Instant::now() < deadline {
+                let new = helpers(&mark).into_iter().find(|helper| {
+                    let process = format!("/proc/{helper}");
+                    !known.contains(helper) && is_there(std::path::Path::new(&process))
+                });
+                if let Some(helper) = new {
+                    return nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGKILL);
+                }
+            }
+            Err(nix::errno::Errno::ETIMEDOUT)
+        });
+        match world.launch(world.spec("one", SERVE)).await {
+            // The start was faster than the killer.
+            Ok(live) => {
+                let exit = Exit { container: "app".to_owned(), cause: ExitCause::HelperLost };
+                assert_eq!(live.ended().await, End::Exited(exit), "{what}");
+                live.stop(GRACE).await;
+            }
+            Err(failure) => assert!(failure.host_fault, "{what}: {failure:?}"),
+        }
+        killer.await.unwrap().unwrap_or_else(|error| panic!("not killed when {what}: {error}"));
+        let next = world.launch(world.spec("one", SERVE)).await.unwrap();
+        assert_eq!(get(next.instance(), "/").await.0, 200, "{what}");
+        next.stop(GRACE).await;
+        assert_eq!(get(other.instance(), "/").await.0, 200, "{what}");
+    }
+    other.stop(GRACE).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_spare_helper_that_does_not_answer_is_given_up() {
+    if !root() {
+        return;
+    }
+    let world = World::of(HelperProgram { answers_within: SHORT, ..support::helper() }, 1).await;
+    let mark = &world.mark.clone();
+    // It is a spare once it sleeps in wait of an order, and not before.
+    let waits = || {
+        let all = helpers(mark);
+        let wchan = |helper| text(std::path::Path::new(&format!("/proc/{helper}")), "status");
+        all.len() == 1 && all.iter().all(|helper| wchan(helper).contains("State:\tS"))
+    };
+    until("the spare helper waits", waits).await;
+    for helper in helpers(mark) {
+        nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    }
+    let live = world.launch(world.spec("one", SERVE)).await.unwrap();
+    assert_eq!(get(live.instance(), "/").await.0, 200);
+    live.stop(GRACE).await;
     world.end().await;
 }
 

@@ -212,6 +212,10 @@ impl ImageSource for FakeImages {
     fn progress(&self, _image: &str) -> Option<Progress> {
         None
     }
+
+    fn damage<'a>(&'a self, _image: &'a ResolvedImage) -> Pending<'a, Option<String>> {
+        Box::pin(async { None })
+    }
 }
 
 /// The only secret is `key` in version 1.

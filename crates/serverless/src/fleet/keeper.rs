@@ -15,13 +15,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::launching::{
-    LaunchFailure, failed_outcome, launch_instance, ready_outcome, resolve_images,
+    LaunchFailure, failed_outcome, launch_instance, ready_outcome, resolve_images, survived,
 };
 use super::pool::PoolEvents;
 use super::revision::{Check, ImageState, RevisionState, Running};
 use super::specs::Images;
 use super::{
-    BACKOFF_MAX, CRASH_AGE, CRASH_BACKOFF_MAX, FleetOptions, ImageFailure, Refusal,
+    BACKOFF_MAX, CRASH_AGE, CRASH_BACKOFF_MAX, FleetOptions, ImageFailure, ImageTrouble, Refusal,
     RevisionOutcome, RevisionStatus, Shared,
 };
 use crate::logs::{Origin, Severity};
@@ -31,6 +31,8 @@ use crate::runtime::{ExitCause, InstanceId};
 
 /// How often revisions with instances or visitors are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A new revision whose image turns out to be damaged so often in a row has failed.
+const DAMAGE_REPAIRS_MAX: u32 = 3;
 /// Every so many looks is a close one.
 const LOOKS_PER_CLOSE_LOOK: u32 = 5;
 
@@ -307,7 +309,10 @@ impl Keeper {
                     let (plan, events) = (Arc::clone(&state.plan), self.events.clone());
                     let source = Arc::clone(&self.options.images);
                     tokio::spawn(async move {
-                        let images = resolve_images(&*source, &plan).await;
+                        let images = survived(resolve_images(&*source, &plan)).await;
+                        let images = images.unwrap_or_else(|message| {
+                            Err(ImageFailure { trouble: ImageTrouble::Unavailable, message })
+                        });
                         let _ = events.send(Event::Resolved { revision: plan.id, images });
                     });
                 }
@@ -325,7 +330,9 @@ impl Keeper {
         let (plan, events) = (Arc::clone(&state.plan), self.events.clone());
         let options = self.options.clone();
         let task = tokio::spawn(async move {
-            let launched = launch_instance(&options, &plan, name, &images).await;
+            let launched = survived(launch_instance(&options, &plan, name, &images)).await;
+            let launched = launched
+                .unwrap_or_else(|message| Err(LaunchFailure::plain("InternalError", message)));
             let _ = events.send(Event::Launched { revision: plan.id, instance: number, launched });
         });
         state.launches.insert(number, task);
@@ -338,10 +345,11 @@ impl Keeper {
             Ok(images) => state.images = ImageState::Ready(Arc::new(images)),
             Err(failure) => {
                 state.images = ImageState::Unknown;
-                let reason = failure.trouble.reason();
-                let message = failure.message.clone();
-                let summary = failure.message;
-                self.failed_to_start(id, LaunchFailure { reason, message, summary }, now);
+                let origin = Origin::of(&state.plan, "");
+                let text = failure.message.clone();
+                self.options.logs.system(origin, Severity::Error, text, SystemTime::now());
+                let failure = LaunchFailure::plain(failure.trouble.reason(), failure.message);
+                self.failed_to_start(id, failure, now);
             }
         }
         self.evaluate(id, now);
@@ -389,7 +397,8 @@ impl Keeper {
         self.evaluate(id, now);
     }
 
-    /// A revision that still had to prove itself has failed for good; any other tries again later.
+    /// A revision that still had to prove itself has failed for good, unless only its image was damaged;
+    /// any other tries again later.
     fn failed_to_start(&mut self, id: u64, failure: LaunchFailure, now: Instant) {
         let Some(state) = self.revisions.get_mut(&id) else { return };
         tracing::warn!(
@@ -397,8 +406,14 @@ impl Keeper {
             reason = failure.reason,
             "instance did not start: {}", failure.summary
         );
-        state.note_failure(failure.summary, SystemTime::now(), now, BACKOFF_MAX);
-        if state.check == Check::Pending {
+        if failure.is_damaged {
+            state.images = ImageState::Unknown;
+        }
+        let is_final = !failure.is_damaged || state.failures() >= DAMAGE_REPAIRS_MAX;
+        // What the host refused a moment ago costs little to ask for again.
+        let pause_max = if failure.is_host_fault { CRASH_BACKOFF_MAX } else { BACKOFF_MAX };
+        state.note_failure(failure.summary, SystemTime::now(), now, pause_max);
+        if is_final && state.check == Check::Pending {
             state.check = Check::Reported;
             let none = Images::new();
             let images = match &state.images {

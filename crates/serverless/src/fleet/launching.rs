@@ -3,15 +3,18 @@
 //!
 //! Invariant: nothing here changes the keeper's state.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures_util::FutureExt;
 use model::Name;
 use model::run::Outcome;
 use plan::fleet::RevisionPlan;
 
 use super::specs::{Images, container_name, instance_spec};
-use super::{FleetOptions, ImageFailure, ImageSource};
+use super::{FleetOptions, ImageFailure, ImageSource, ImageTrouble};
 use crate::logs::{Origin, Severity};
 use crate::runtime::InstanceId;
 use crate::runtime::launch::{LiveInstance, StartFailure, launch};
@@ -28,6 +31,29 @@ pub(crate) struct LaunchFailure {
     pub(crate) message: String,
     /// One line for logs and status.
     pub(crate) summary: String,
+    /// The container is not to blame.
+    pub(crate) is_host_fault: bool,
+    /// An image turned out to be damaged: it has to be brought anew before the next attempt.
+    pub(crate) is_damaged: bool,
+}
+
+impl LaunchFailure {
+    /// One that has no log to tell more.
+    pub(crate) fn plain(reason: &'static str, message: String) -> LaunchFailure {
+        let summary = message.clone();
+        LaunchFailure { reason, message, summary, is_host_fault: false, is_damaged: false }
+    }
+}
+
+/// Runs one of the two; what panics in it, for want of a thread for example, ends as a failure
+/// rather than never.
+pub(crate) async fn survived<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+        format!("the server could not do its work: {text}")
+    })
 }
 
 /// The images of all containers of a revision. What its outcome pinned stays pinned.
@@ -56,19 +82,27 @@ pub(crate) async fn launch_instance(
     images: &Images,
 ) -> Result<LiveInstance, LaunchFailure> {
     let spec = instance_spec(revision, id.clone(), images, &*options.secrets);
-    let spec = spec.map_err(|message| LaunchFailure {
-        reason: "SecretsAccessCheckFailed",
-        summary: message.clone(),
-        message,
-    })?;
+    let spec = spec.map_err(|message| LaunchFailure::plain("SecretsAccessCheckFailed", message))?;
     options.logs.register(&id, revision);
-    let launched = launch(&*options.runtime, Arc::new(spec)).await;
-    launched.map_err(|failure| {
-        options.logs.unregister(&id);
+    let failure = match launch(&*options.runtime, Arc::new(spec)).await {
+        Ok(live) => return Ok(live),
+        Err(failure) => failure,
+    };
+    options.logs.unregister(&id);
+    let tell = |text: String| {
         let origin = Origin::of(revision, id.as_str());
-        options.logs.system(origin, Severity::Error, failure.detail.clone(), SystemTime::now());
-        described(failure)
-    })
+        options.logs.system(origin, Severity::Error, text, SystemTime::now());
+    };
+    tell(failure.detail.clone());
+    for image in images.values() {
+        if let Some(damage) = options.images.damage(image).await {
+            let text = format!("image '{}' is damaged on this disk ({damage})", image.reference);
+            tell(format!("{text}; it is brought anew."));
+            let plain = LaunchFailure::plain(ImageTrouble::Unavailable.reason(), text);
+            return Err(LaunchFailure { is_damaged: true, ..plain });
+        }
+    }
+    Err(described(failure))
 }
 
 fn described(failure: StartFailure) -> LaunchFailure {
@@ -82,7 +116,8 @@ fn described(failure: StartFailure) -> LaunchFailure {
         message = format!("{message}\n\nThe last lines of its log:\n{}", lines.join("\n"));
     }
     let reason = if host_fault { "InternalError" } else { "HealthCheckContainerError" };
-    LaunchFailure { reason, message, summary: detail }
+    let is_host_fault = host_fault;
+    LaunchFailure { reason, message, summary: detail, is_host_fault, is_damaged: false }
 }
 
 /// The outcome of a revision whose first instance came up.

@@ -66,8 +66,8 @@ pub const CRASH_AGE: Duration = Duration::from_secs(10);
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// The longest pause between attempts to start an instance that keeps failing to start.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// The longest pause after instances that did start and then crashed: shorter than a request waits,
-/// so that each has its chance.
+/// The longest pause after instances that did start and then crashed, and after starts that failed by
+/// the host's fault: shorter than a request waits, so that each has its chance.
 pub const CRASH_BACKOFF_MAX: Duration = Duration::from_secs(4);
 /// What a draining instance gets beyond the time one request may take.
 pub const DRAIN_SLACK: Duration = Duration::from_secs(30);

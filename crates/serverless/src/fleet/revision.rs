@@ -337,6 +337,11 @@ impl RevisionState {
         self.not_before = now + pause;
     }
 
+    /// How often in a row its instances could not be started or ended too young.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// How long the instance has been there, if it is.
     pub(crate) fn age(&self, id: u64, now: Instant) -> Option<Duration> {
         Some(now.duration_since(self.running.get(&id)?.started_at))

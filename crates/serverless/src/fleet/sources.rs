@@ -23,6 +23,10 @@ pub trait ImageSource: Send + Sync + fmt::Debug {
 
     /// How far the pull of this image is, while there is one.
     fn progress(&self, image: &str) -> Option<Progress>;
+
+    /// How the image is damaged whose instance did not start, if it is. Resolving it again brings it
+    /// anew, or says why not.
+    fn damage<'a>(&'a self, image: &'a ResolvedImage) -> Pending<'a, Option<String>>;
 }
 
 /// Why an image cannot be run.
@@ -79,7 +83,9 @@ impl StoreImages {
 
     async fn find(&self, image: &str, digest: Option<&str>) -> Result<ResolvedImage, ImageError> {
         let wanted = digest.map_or_else(|| image.to_owned(), |digest| pinned(image, digest));
-        if let Some(here) = digest.and_then(|_| self.store.local(&wanted)) {
+        if digest.is_some()
+            && let Some(here) = self.store.pinned(&wanted).await
+        {
             return Ok(here);
         }
         let note = |progress| {
@@ -113,6 +119,10 @@ impl ImageSource for StoreImages {
     fn progress(&self, image: &str) -> Option<Progress> {
         self.pulls().get(image).copied()
     }
+
+    fn damage<'a>(&'a self, image: &'a ResolvedImage) -> Pending<'a, Option<String>> {
+        Box::pin(self.store.damage(image))
+    }
 }
 
 impl From<ImageError> for ImageFailure {
@@ -125,11 +135,15 @@ impl From<ImageError> for ImageFailure {
             | ImageError::Archive { .. } => ImageTrouble::Unusable,
             ImageError::Unreachable { .. }
             | ImageError::Corrupt { .. }
+            | ImageError::Damaged { .. }
+            | ImageError::DiskFull { .. }
             | ImageError::Disk { .. } => ImageTrouble::Unavailable,
         };
         let mut message = error.to_string();
-        if let Some(cause) = std::error::Error::source(&error) {
-            message = format!("{message}: {cause}");
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            message = format!("{message}: {inner}");
+            cause = inner.source();
         }
         ImageFailure { trouble, message }
     }

@@ -21,7 +21,7 @@ use super::manifest::{
     Blob, Configuration, Manifest, SavedImage, Sha256Digest, parse_layout_index,
 };
 use super::unpack::{hex, unpack_layer};
-use super::{ImageError, OnProgress};
+use super::{ImageError, OnProgress, is_full};
 
 const INDEX_DEPTH_MAX: usize = 3;
 
@@ -104,8 +104,11 @@ impl Opened {
             let file = File::open(path).map_err(|error| failed(error.to_string()))?;
             let staged = disk.stage();
             std::fs::create_dir(&staged.path).map_err(ImageError::disk("unpack an archive"))?;
-            unpack_layer(io::BufReader::new(file), &staged.path)
-                .map_err(|error| failed(format!("not an archive of an image: {error}")))?;
+            let unpacked = unpack_layer(io::BufReader::new(file), &staged.path);
+            unpacked.map_err(|error| match is_full(&error) {
+                true => ImageError::disk("unpack an archive")(error),
+                false => failed(format!("not an archive of an image: {error}")),
+            })?;
             (staged.path.clone(), Some(staged))
         };
         let root = Root::open(&directory).map_err(|error| failed(error.to_string()))?;

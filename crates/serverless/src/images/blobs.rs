@@ -66,6 +66,7 @@ pub(crate) async fn admit(
     arrival: &Arrival<'_>,
     on_progress: OnProgress<'_>,
 ) -> Result<ImageRecord, ImageError> {
+    disk.restore_folders().map_err(ImageError::disk("make its folders"))?;
     let configuration = &arrival.configuration;
     if configuration.layers.len() != arrival.layers.len() {
         return Err(ImageError::Unusable {
@@ -97,26 +98,32 @@ pub(crate) async fn admit(
         let (fetched, layers_done, tell) = (&fetched, &layers_done, &tell);
         async move {
             let archive = source.layer(blob, fetched).await?;
-            let staged = unpack(disk, archive, digest.clone()).await?;
+            let unpacked = unpack(disk, archive, digest.clone()).await?;
             layers_done.fetch_add(1, Ordering::Relaxed);
             tell();
-            Ok::<_, ImageError>((staged, digest))
+            Ok::<_, ImageError>(unpacked)
         }
     });
     // A list rather than a lazy iterator, which would keep the whole future from being `Send`.
     let work: Vec<_> = work.collect();
-    let unpacked: Vec<(Staged, &Sha256Digest)> =
+    let unpacked: Vec<Unpacked> =
         stream::iter(work).buffer_unordered(LAYERS_AT_ONCE_MAX).try_collect().await?;
-    let unpacked = unpacked.into_iter().map(|(staged, digest)| (staged, digest.clone())).collect();
     record(disk, arrival, unpacked).await
+}
+
+/// A layer that is verified and has no name yet.
+struct Unpacked {
+    digest: Sha256Digest,
+    layer: Staged,
+    listing: Staged,
 }
 
 async fn unpack(
     disk: &Arc<Disk>,
     archive: LayerArchive,
     digest: Sha256Digest,
-) -> Result<Staged, ImageError> {
-    let staged = disk.stage();
+) -> Result<Unpacked, ImageError> {
+    let (disk, staged) = (Arc::clone(disk), disk.stage());
     blocking(move || {
         fs::create_dir(&staged.path).map_err(ImageError::disk("make a layer"))?;
         let (file, _kept) = archive.open().map_err(ImageError::disk("read a layer"))?;
@@ -125,7 +132,8 @@ async fn unpack(
         if found != digest.as_str() {
             return Err(ImageError::Corrupt { what: format!("layer {}", digest.as_str()) });
         }
-        Ok(staged)
+        let listing = disk.list(&staged).map_err(ImageError::disk("list a layer"))?;
+        Ok(Unpacked { digest, layer: staged, listing })
     })
     .await
 }
@@ -133,7 +141,7 @@ async fn unpack(
 async fn record(
     disk: &Arc<Disk>,
     arrival: &Arrival<'_>,
-    unpacked: Vec<(Staged, Sha256Digest)>,
+    unpacked: Vec<Unpacked>,
 ) -> Result<ImageRecord, ImageError> {
     let config = &arrival.configuration.config;
     let record = ImageRecord {
@@ -156,8 +164,9 @@ async fn record(
         if !unpacked.is_empty() {
             disk.sync().map_err(ImageError::disk("write layers"))?;
         }
-        for (staged, digest) in unpacked {
-            disk.keep_layer(staged, &digest).map_err(ImageError::disk("keep a layer"))?;
+        for Unpacked { digest, layer, listing } in unpacked {
+            let kept = disk.keep_layer(layer, listing, &digest);
+            kept.map_err(ImageError::disk("keep a layer"))?;
         }
         disk.keep_image(&digest, &record).map_err(ImageError::disk("record an image"))?;
         Ok(record)

@@ -2,25 +2,32 @@
 //!
 //! ```text
 //! layers/<digits>/          an unpacked layer, named after the digest of its uncompressed archive
+//! listings/<digits>         what it was when it was unpacked
 //! images/<digits>.json      configuration and layers of the image with this manifest digest
 //! references/<digits>.json  which image a name means, named after the digest of the name
 //! staging/                  what is being made; emptied when the store is opened
 //! ```
 //!
 //! Invariant: everything outside `staging` got there by a rename after it was on disk, layers
-//! before images and images before references, so a crash at any moment leaves nothing half.
+//! before images and images before references, so a crash at any moment leaves nothing half. What is
+//! damaged all the same is taken out of the way when it is noticed, so that it is brought anew.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ImageConfig;
+use super::limits::CONTENTS_READ_EVERY;
+use super::listing::{Listing, Look};
 use super::manifest::Sha256Digest;
 use super::unpack::hex;
 
@@ -63,12 +70,35 @@ pub(crate) struct ReferenceRecord {
     pub(crate) loaded: bool,
 }
 
+/// Why an image cannot be had from the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// It was never there.
+    Unknown,
+    /// It was, and is damaged: how, in words.
+    Damaged(String),
+}
+
+/// What is known of a layer since the store was opened.
+#[derive(Debug, Default)]
+struct Known {
+    /// Its shapes were compared.
+    is_looked_at: bool,
+    contents_read: Option<Instant>,
+    /// It was damaged and is out of the way.
+    damage: Option<String>,
+}
+
 /// The directory.
 #[derive(Debug)]
 pub(crate) struct Disk {
     root: PathBuf,
     staged: AtomicU64,
+    layers: Mutex<HashMap<String, Known>>,
 }
+
+/// The folders of the store.
+const FOLDERS: [&str; 5] = ["layers", "listings", "images", "references", "staging"];
 
 impl Disk {
     /// Opens or makes the directory and throws away what an earlier life was making.
@@ -77,11 +107,22 @@ impl Disk {
         if staging.exists() {
             remove_tree(&staging)?;
         }
-        for name in ["layers", "images", "references", "staging"] {
+        for name in FOLDERS {
             fs::create_dir_all(root.join(name))?;
         }
         // Absolute, since helpers of instances work from another directory.
-        Ok(Disk { root: fs::canonicalize(root)?, staged: AtomicU64::new(0) })
+        let root = fs::canonicalize(root)?;
+        Ok(Disk { root, staged: AtomicU64::new(0), layers: Mutex::default() })
+    }
+
+    /// The directory, for messages.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes folders that somebody took away.
+    pub(crate) fn restore_folders(&self) -> io::Result<()> {
+        FOLDERS.iter().try_for_each(|name| fs::create_dir_all(self.root.join(name)))
     }
 
     pub(crate) fn layer(&self, digest: &Sha256Digest) -> PathBuf {
@@ -94,14 +135,94 @@ impl Disk {
         Staged { path: self.root.join("staging").join(number.to_string()) }
     }
 
-    /// Gives a staged layer its name. A layer that is there already is the same one.
-    pub(crate) fn keep_layer(&self, staged: Staged, digest: &Sha256Digest) -> io::Result<()> {
+    /// Writes down what a staged layer is; to be kept with it.
+    pub(crate) fn list(&self, layer: &Staged) -> io::Result<Staged> {
+        let staged = self.stage();
+        Listing::of(&layer.path, Look::Contents)?.write(&mut File::create(&staged.path)?)?;
+        Ok(staged)
+    }
+
+    /// Gives a staged layer and its listing their names. A layer that is there already is the same
+    /// one.
+    pub(crate) fn keep_layer(
+        &self,
+        staged: Staged,
+        listing: Staged,
+        digest: &Sha256Digest,
+    ) -> io::Result<()> {
         let target = self.layer(digest);
+        if target.is_dir() {
+            return Ok(());
+        }
+        remove_file(&target)?;
+        fs::rename(&listing.path, self.listing(digest))?;
+        sync_directory(&self.root.join("listings"))?;
         match fs::rename(&staged.path, &target) {
             Err(_) if target.is_dir() => return Ok(()),
             other => other?,
         }
+        self.known()
+            .insert(digest.hex().to_owned(), Known { is_looked_at: true, ..Known::default() });
         sync_directory(&self.root.join("layers"))
+    }
+
+    /// How a layer is damaged, if it is. One that is goes out of the way, where those that are mounted
+    /// keep it until the store is opened again. Blocks for as long as the files take to be looked at.
+    pub(crate) fn damage(&self, digest: &Sha256Digest, look: Look) -> Option<String> {
+        if !self.layer(digest).is_dir() {
+            let known = self.known().get(digest.hex()).and_then(|known| known.damage.clone());
+            return Some(known.unwrap_or_else(|| format!("layer {} is missing", digest.as_str())));
+        }
+        // A layer without a listing that can be read cannot be compared with anything.
+        let before = Listing::read(&self.listing(digest))?;
+        let now = match Listing::of(&self.layer(digest), look) {
+            Ok(now) => now,
+            Err(error) => return self.set_aside(digest, &format!("cannot be read: {error}")),
+        };
+        match before.difference(&now) {
+            Some(path) => self.set_aside(digest, &format!("`/{path}` is not as it was unpacked")),
+            None => {
+                let mut known = self.known();
+                let known = known.entry(digest.hex().to_owned()).or_default();
+                known.is_looked_at = true;
+                if look == Look::Contents {
+                    known.contents_read = Some(Instant::now());
+                }
+                None
+            }
+        }
+    }
+
+    fn set_aside(&self, digest: &Sha256Digest, how: &str) -> Option<String> {
+        let damage = format!("layer {}: {how}", digest.as_str());
+        tracing::warn!(damage, "a layer of the image store is damaged");
+        let staged = self.stage();
+        if let Err(error) = fs::rename(self.layer(digest), &staged.path) {
+            tracing::warn!(%error, "a damaged layer stays where it is");
+        }
+        // Instances that run have it mounted.
+        std::mem::forget(staged);
+        let known = Known { damage: Some(damage.clone()), ..Known::default() };
+        self.known().insert(digest.hex().to_owned(), known);
+        Some(damage)
+    }
+
+    /// How closely to look at a layer whose instance did not start: its contents are not read again
+    /// for a while.
+    pub(crate) fn next_look(&self, digest: &Sha256Digest) -> Look {
+        let read = self.known().get(digest.hex()).and_then(|known| known.contents_read);
+        match read.is_some_and(|at| at.elapsed() < CONTENTS_READ_EVERY) {
+            true => Look::Shapes,
+            false => Look::Contents,
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listing(&self, digest: &Sha256Digest) -> PathBuf {
+        self.root.join("listings").join(digest.hex())
     }
 
     /// Everything written so far is on disk afterwards.
@@ -113,12 +234,27 @@ impl Disk {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    pub(crate) fn image(&self, digest: &Sha256Digest) -> Option<ImageRecord> {
-        let record: ImageRecord = self.read(&self.image_path(digest))?;
-        let complete = record.layers.iter().all(|layer| {
-            Sha256Digest::parse(layer).is_ok_and(|digest| self.layer(&digest).is_dir())
-        });
-        complete.then_some(record)
+    /// An image all of whose layers are there. The first time after the store was opened they are
+    /// looked at, which blocks.
+    pub(crate) fn image(&self, digest: &Sha256Digest) -> Result<ImageRecord, Absence> {
+        let path = self.image_path(digest);
+        let Some(record) = self.read::<ImageRecord>(&path) else {
+            return Err(absence(&path, "what was recorded of it cannot be read"));
+        };
+        for layer in &record.layers {
+            let Ok(layer) = Sha256Digest::parse(layer) else {
+                return Err(Absence::Damaged("what was recorded of it cannot be read".to_owned()));
+            };
+            let is_looked_at =
+                self.known().get(layer.hex()).is_some_and(|known| known.is_looked_at);
+            if is_looked_at && self.layer(&layer).is_dir() {
+                continue;
+            }
+            if let Some(damage) = self.damage(&layer, Look::Shapes) {
+                return Err(Absence::Damaged(damage));
+            }
+        }
+        Ok(record)
     }
 
     pub(crate) fn keep_image(&self, digest: &Sha256Digest, record: &ImageRecord) -> io::Result<()> {
@@ -133,8 +269,9 @@ impl Disk {
         self.read_all("images")
     }
 
-    pub(crate) fn reference(&self, reference: &str) -> Option<ReferenceRecord> {
-        self.read(&self.reference_path(reference))
+    pub(crate) fn reference(&self, reference: &str) -> Result<ReferenceRecord, Absence> {
+        let path = self.reference_path(reference);
+        self.read(&path).ok_or_else(|| absence(&path, "what its name means cannot be read"))
     }
 
     pub(crate) fn keep_reference(&self, record: &ReferenceRecord) -> io::Result<()> {
@@ -169,7 +306,8 @@ impl Disk {
         let staged = self.stage();
         fs::rename(self.layer(digest), &staged.path)?;
         drop(staged);
-        Ok(())
+        self.known().remove(digest.hex());
+        remove_file(&self.listing(digest))
     }
 
     fn image_path(&self, digest: &Sha256Digest) -> PathBuf {
@@ -199,6 +337,14 @@ impl Disk {
         file.sync_all()?;
         fs::rename(&staged.path, path)?;
         path.parent().map_or(Ok(()), sync_directory)
+    }
+}
+
+/// Why a record could not be read.
+fn absence(path: &Path, damage: &str) -> Absence {
+    match path.exists() {
+        true => Absence::Damaged(damage.to_owned()),
+        false => Absence::Unknown,
     }
 }
 

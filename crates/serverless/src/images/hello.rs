@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use oci_client::Reference;
 use sha2::{Digest, Sha256};
 
 use super::archive::image_manifest;
@@ -28,6 +29,14 @@ pub(crate) const REFERENCE: &str = "localhost/tidegate/hello:latest";
 /// The images it stands in for, with any tag.
 const STANDS_IN_FOR: [(&str, &str); 2] =
     [("us-docker.pkg.dev", "cloudrun/container/hello"), ("gcr.io", "cloudrun/hello")];
+
+/// Whether this is the shipped image under its own name, by its tag or its digest.
+pub(crate) fn is_shipped(reference: &Reference) -> bool {
+    let whole = reference.whole();
+    let by_digest = whole.strip_prefix("localhost/tidegate/hello@");
+    whole == REFERENCE
+        || by_digest.is_some_and(|digest| hello().is_ok_and(|own| own.digest.as_str() == digest))
+}
 
 /// Whether the shipped image may answer for this one.
 pub(crate) fn stands_in_for(registry: &str, repository: &str) -> bool {
@@ -88,7 +97,8 @@ pub(crate) async fn keep(
     on_progress: OnProgress<'_>,
 ) -> Result<ImageRecord, ImageError> {
     let hello = blocking(hello).await?;
-    if let Some(known) = disk.image(&hello.digest) {
+    let here = Arc::clone(disk);
+    if let Ok(known) = blocking(move || Ok(here.image(&hello.digest))).await? {
         return Ok(known);
     }
     let arrival = Arrival {

@@ -6,8 +6,9 @@
 //! let again = store.local(&image.pinned);                      // after a restart, without a network
 //! ```
 //!
-//! Invariant: what the store has a record of is complete: blobs were verified against their
-//! digests and layers were on disk before the record was written.
+//! Invariant: what the store has a record of was complete: blobs were verified against their
+//! digests and layers were on disk before the record was written. What was damaged since is brought
+//! anew or refused, and never run when it was noticed.
 
 mod archive;
 mod blobs;
@@ -15,12 +16,15 @@ mod credentials;
 mod disk;
 pub(crate) mod export;
 mod hello;
+mod listing;
 mod manifest;
 mod overlay;
 mod registry;
 pub mod resolved;
 mod store;
 mod unpack;
+
+use std::path::Path;
 
 pub use resolved::{ImageConfig, ImagePin, ResolvedImage, Substitution};
 pub use store::{Collected, ImageStore, ImageStoreConfig, StoredImage};
@@ -96,6 +100,28 @@ pub enum ImageError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The store's disk has no room for it.
+    #[error("image '{reference}': the disk of {directory} is full, the image store cannot {step}")]
+    DiskFull {
+        /// What was asked for.
+        reference: String,
+        /// The directory of the store.
+        directory: String,
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// What the store has of it is not what it was, and it could not be brought anew.
+    #[error("image '{reference}' is damaged on this disk ({damage}) and cannot be had again")]
+    Damaged {
+        /// What was asked for.
+        reference: String,
+        /// What is wrong with it.
+        damage: String,
+        /// Why it could not be brought.
+        source: Box<ImageError>,
+    },
     /// The store's own disk.
     #[error("the image store cannot {step}")]
     Disk {
@@ -110,6 +136,26 @@ impl ImageError {
     fn disk(step: &'static str) -> impl FnOnce(std::io::Error) -> ImageError {
         move |source| ImageError::Disk { step, source }
     }
+
+    /// Whose image it was, and that a disk was full rather than anything else.
+    fn about(self, reference: &str, directory: &Path) -> ImageError {
+        match self {
+            ImageError::Disk { step, source } if is_full(&source) => ImageError::DiskFull {
+                reference: reference.to_owned(),
+                directory: directory.display().to_string(),
+                step,
+                source,
+            },
+            other => other,
+        }
+    }
+}
+
+/// Whether the disk had no room, however often that was wrapped.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<std::io::Error>());
+    matches!(error.kind(), StorageFull | QuotaExceeded) || inner.is_some_and(is_full)
 }
 
 /// The named limits of this room.
@@ -128,6 +174,8 @@ pub mod limits {
     pub const DOCUMENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
     /// Layers fetched at once.
     pub const LAYERS_AT_ONCE_MAX: usize = 3;
+    /// The contents of a layer whose instances do not start are not read again before.
+    pub const CONTENTS_READ_EVERY: Duration = Duration::from_secs(600);
     /// To connect to a registry.
     pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
     /// Between two pieces of a blob.

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::blobs::{Arrival, BlobSource, LayerArchive, admit};
+use super::blobs::{Arrival, BlobSource, LayerArchive, admit, blocking};
 use super::credentials::credentials_for;
 use super::disk::{Disk, ImageRecord};
 use super::limits::{CONNECT_WITHIN, DOCUMENT_BYTES_MAX, LAYER_FETCHED_BYTES_MAX, READ_WITHIN};
@@ -73,7 +73,8 @@ impl Registries {
                 }
             },
         };
-        if let Some(known) = disk.image(&digest) {
+        let (here, wanted) = (Arc::clone(disk), digest.clone());
+        if let Ok(known) = blocking(move || Ok(here.image(&wanted))).await? {
             return Ok(known);
         }
         let bytes = source.document(&config).await?;

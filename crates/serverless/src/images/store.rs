@@ -14,7 +14,7 @@ use oci_client::Reference;
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
 use super::blobs::blocking;
-use super::disk::{Disk, ImageRecord, ReferenceRecord};
+use super::disk::{Absence, Disk, ImageRecord, ReferenceRecord};
 use super::limits::HELLO_WITHIN;
 use super::manifest::Sha256Digest;
 use super::registry::Registries;
@@ -38,12 +38,18 @@ pub struct ImageStore {
 struct Inner {
     disk: Arc<Disk>,
     registries: Registries,
-    pins: Mutex<HashMap<String, Weak<ImagePin>>>,
+    pins: Mutex<HashMap<String, Pinned>>,
     /// One arrival of a reference at a time; the second finds everything there.
     arriving: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
     /// Held for reading by arrivals, for writing by the collector.
     settled: RwLock<()>,
     hello_silence: hello::Silence,
+}
+
+/// An image in use, with its layers: they stay even if what was recorded of them is lost.
+struct Pinned {
+    pin: Weak<ImagePin>,
+    layers: Vec<String>,
 }
 
 impl fmt::Debug for Inner {
@@ -96,17 +102,27 @@ impl ImageStore {
         on_progress: OnProgress<'_>,
     ) -> Result<ResolvedImage, ImageError> {
         let parsed = parse(reference)?;
-        let whole = parsed.whole();
-        let arriving = self.inner.arriving(&whole);
+        let arriving = self.inner.arriving(&parsed.whole());
         let _one_at_a_time = arriving.lock().await;
         let _settled = self.inner.settled.read().await;
-        if whole == hello::REFERENCE {
+        let found = self.bring(reference, parsed, on_progress).await;
+        found.map_err(|error| error.about(reference, self.inner.disk.root()))
+    }
+
+    async fn bring(
+        &self,
+        reference: &str,
+        parsed: Reference,
+        on_progress: OnProgress<'_>,
+    ) -> Result<ResolvedImage, ImageError> {
+        if hello::is_shipped(&parsed) {
             let record = hello::keep(&self.inner.disk, on_progress).await?;
             return Ok(self.inner.resolved(reference, &parsed, &record, None));
         }
-        if let Some(found) = self.local_parsed(reference, &parsed, true) {
-            return Ok(found);
-        }
+        let absence = match self.here(reference, &parsed, true).await? {
+            Ok(found) => return Ok(found),
+            Err(absence) => absence,
+        };
         let stands_in = hello::stands_in_for(parsed.registry(), parsed.repository());
         // Somebody who follows a guide without a network should not wait for time-outs.
         let silence = &self.inner.hello_silence;
@@ -116,29 +132,39 @@ impl ImageStore {
         let answer_within = stands_in.then_some(HELLO_WITHIN);
         let fetching =
             self.inner.registries.fetch(&self.inner.disk, &parsed, answer_within, on_progress);
-        match fetching.await {
+        let error = match fetching.await {
             Ok(record) => {
                 self.inner.remember(&parsed, &record, false).await?;
-                Ok(self.inner.resolved(reference, &parsed, &record, None))
+                return Ok(self.inner.resolved(reference, &parsed, &record, None));
             }
             Err(error) if stands_in => {
                 let reason = error.to_string();
                 if matches!(error, ImageError::Unreachable { .. }) {
                     silence.begin(parsed.registry(), Instant::now(), &reason);
                 }
-                self.stand_in(reference, &parsed, reason, on_progress).await
+                return self.stand_in(reference, &parsed, reason, on_progress).await;
             }
-            Err(error @ ImageError::Unreachable { .. }) => {
-                // Better the image it was the last time than none.
-                match self.local_parsed(reference, &parsed, false) {
-                    Some(found) => {
-                        tracing::warn!(%error, reference, "using the image as it was last seen");
-                        Ok(found)
-                    }
-                    None => Err(error),
+            Err(error) => error,
+        };
+        let mut damage = absence;
+        if matches!(error, ImageError::Unreachable { .. }) {
+            // Better the image it was the last time than none.
+            match self.here(reference, &parsed, false).await? {
+                Ok(found) => {
+                    tracing::warn!(%error, reference, "using the image as it was last seen");
+                    return Ok(found);
                 }
+                Err(absence) => damage = absence,
             }
-            Err(error) => Err(error),
+        }
+        match (damage, error) {
+            (_, error @ (ImageError::Disk { .. } | ImageError::Reference { .. })) => Err(error),
+            (Absence::Unknown, error) => Err(error),
+            (Absence::Damaged(damage), error) => Err(ImageError::Damaged {
+                reference: reference.to_owned(),
+                damage,
+                source: Box::new(error),
+            }),
         }
     }
 
@@ -157,30 +183,45 @@ impl ImageStore {
     }
 
     /// An image that is on this disk, without asking anybody: by the digest of a `pinned`
-    /// reference, or by a name as it was last seen.
+    /// reference, or by a name as it was last seen. Blocks while its files are looked at, which is the
+    /// first time.
     pub fn local(&self, reference: &str) -> Option<ResolvedImage> {
-        self.local_parsed(reference, &parse(reference).ok()?, false)
+        self.inner.here(reference, &parse(reference).ok()?, false).ok()
     }
 
-    fn local_parsed(
+    /// Like [`ImageStore::local`], where nothing may block.
+    async fn here(
         &self,
         reference: &str,
         parsed: &Reference,
         loaded_only: bool,
-    ) -> Option<ResolvedImage> {
-        let digest = match parsed.digest() {
-            Some(digest) => digest.to_owned(),
-            None => {
-                let known = self.inner.disk.reference(&parsed.whole())?;
-                if loaded_only && !known.loaded {
-                    return None;
-                }
-                known.digest
-            }
-        };
-        let record = self.inner.disk.image(&Sha256Digest::parse(&digest).ok()?)?;
-        let substitution = self.inner.substitution(parsed, &digest);
-        Some(self.inner.resolved(reference, parsed, &record, substitution))
+    ) -> Result<Result<ResolvedImage, Absence>, ImageError> {
+        let (inner, parsed) = (Arc::clone(&self.inner), parsed.clone());
+        let reference = reference.to_owned();
+        blocking(move || Ok(inner.here(&reference, &parsed, loaded_only))).await
+    }
+
+    /// The image of this digest in the repository of the reference, if it is on this disk.
+    pub async fn pinned(&self, reference: &str) -> Option<ResolvedImage> {
+        let parsed = parse(reference).ok()?;
+        self.here(reference, &parsed, false).await.ok()?.ok()
+    }
+
+    /// How the image is damaged whose instances do not start, if it is. What is damaged is out of the
+    /// way afterwards: resolving the image again brings it anew.
+    pub async fn damage(&self, image: &ResolvedImage) -> Option<String> {
+        let disk = Arc::clone(&self.inner.disk);
+        let layers = image.layers.clone();
+        let looked = blocking(move || {
+            let digests = layers.iter().filter_map(|path| {
+                let name = path.file_name()?.to_str()?;
+                Sha256Digest::parse(&format!("sha256:{name}")).ok()
+            });
+            let mut damages =
+                digests.filter_map(|digest| disk.damage(&digest, disk.next_look(&digest)));
+            Ok(damages.next())
+        });
+        looked.await.ok()?
     }
 
     /// Brings the images of a `docker save` archive or an OCI layout (packed or not) into the store
@@ -192,8 +233,11 @@ impl ImageStore {
     ) -> Result<Vec<String>, ImageError> {
         let _settled = self.inner.settled.read().await;
         let mut names = Vec::new();
-        for (reference, record) in archive::load(&self.inner.disk, path, on_progress).await? {
-            self.inner.remember(&reference, &record, true).await?;
+        let about =
+            |error: ImageError| error.about(&path.display().to_string(), self.inner.disk.root());
+        let loaded = archive::load(&self.inner.disk, path, on_progress).await.map_err(about)?;
+        for (reference, record) in loaded {
+            self.inner.remember(&reference, &record, true).await.map_err(about)?;
             names.push(reference.whole());
         }
         Ok(names)
@@ -240,7 +284,11 @@ impl ImageStore {
     pub async fn collect(&self, keep: &[String]) -> Result<Collected, ImageError> {
         let _settled = self.inner.settled.write().await;
         let mut kept: BTreeSet<String> = keep.iter().cloned().collect();
-        kept.extend(self.inner.pinned());
+        let mut layers_kept = BTreeSet::new();
+        for (digest, layers) in self.inner.pinned() {
+            kept.insert(digest);
+            layers_kept.extend(layers);
+        }
         let (loaded, pulled): (Vec<_>, Vec<_>) =
             self.inner.disk.references().into_iter().partition(|record| record.loaded);
         kept.extend(loaded.into_iter().map(|record| record.digest));
@@ -250,15 +298,19 @@ impl ImageStore {
                 let forgotten = disk.remove_reference(&name.reference);
                 forgotten.map_err(ImageError::disk("forget a reference"))?;
             }
-            collect(&disk, &kept).map_err(ImageError::disk("collect what is not used"))
+            collect(&disk, &kept, layers_kept).map_err(ImageError::disk("collect what is not used"))
         })
         .await
     }
 }
 
-fn collect(disk: &Disk, kept: &BTreeSet<String>) -> io::Result<Collected> {
+/// `used` are layers that stay whatever is recorded.
+fn collect(
+    disk: &Disk,
+    kept: &BTreeSet<String>,
+    mut used: BTreeSet<String>,
+) -> io::Result<Collected> {
     let mut collected = Collected::default();
-    let mut used = BTreeSet::new();
     for record in disk.images() {
         if kept.contains(&record.digest) {
             used.extend(record.layers);
@@ -277,6 +329,28 @@ fn collect(disk: &Disk, kept: &BTreeSet<String>) -> io::Result<Collected> {
 }
 
 impl Inner {
+    fn here(
+        &self,
+        reference: &str,
+        parsed: &Reference,
+        loaded_only: bool,
+    ) -> Result<ResolvedImage, Absence> {
+        let digest = match parsed.digest() {
+            Some(digest) => digest.to_owned(),
+            None => {
+                let known = self.disk.reference(&parsed.whole())?;
+                if loaded_only && !known.loaded {
+                    return Err(Absence::Unknown);
+                }
+                known.digest
+            }
+        };
+        let digest = Sha256Digest::parse(&digest).map_err(|_| Absence::Unknown)?;
+        let record = self.disk.image(&digest)?;
+        let substitution = self.substitution(parsed, digest.as_str());
+        Ok(self.resolved(reference, parsed, &record, substitution))
+    }
+
     fn arriving(&self, reference: &str) -> Arc<AsyncMutex<()>> {
         let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
         arriving.retain(|_, lock| Arc::strong_count(lock) > 1);
@@ -298,27 +372,27 @@ impl Inner {
             config: Arc::new(record.config()),
             layers: layers.map(|digest| self.disk.layer(&digest)).collect(),
             substitution,
-            pin: self.pin(&record.digest),
+            pin: self.pin(record),
         }
     }
 
-    fn pin(&self, digest: &str) -> Arc<ImagePin> {
+    fn pin(&self, record: &ImageRecord) -> Arc<ImagePin> {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-        pins.retain(|_, pin| pin.strong_count() > 0);
-        if let Some(pin) = pins.get(digest).and_then(Weak::upgrade) {
+        pins.retain(|_, pinned| pinned.pin.strong_count() > 0);
+        if let Some(pin) = pins.get(&record.digest).and_then(|pinned| pinned.pin.upgrade()) {
             return pin;
         }
-        let pin = Arc::new(ImagePin { digest: digest.to_owned() });
-        pins.insert(digest.to_owned(), Arc::downgrade(&pin));
+        let pin = Arc::new(ImagePin { digest: record.digest.clone() });
+        let pinned = Pinned { pin: Arc::downgrade(&pin), layers: record.layers.clone() };
+        pins.insert(record.digest.clone(), pinned);
         pin
     }
 
-    fn pinned(&self) -> Vec<String> {
+    /// The digests of images in use, with their layers.
+    fn pinned(&self) -> Vec<(String, Vec<String>)> {
         let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-        pins.iter()
-            .filter(|(_, pin)| pin.strong_count() > 0)
-            .map(|(name, _)| name.clone())
-            .collect()
+        let held = pins.iter().filter(|(_, pinned)| pinned.pin.strong_count() > 0);
+        held.map(|(digest, pinned)| (digest.clone(), pinned.layers.clone())).collect()
     }
 
     /// A pinned hello image with our digest was a substitution when it was pinned.
@@ -346,7 +420,7 @@ impl Inner {
             ReferenceRecord { reference: reference.whole(), digest: record.digest.clone(), loaded };
         let disk = Arc::clone(&self.disk);
         blocking(move || {
-            if disk.reference(&known.reference).as_ref() == Some(&known) {
+            if disk.reference(&known.reference).as_ref() == Ok(&known) {
                 return Ok(());
             }
             disk.keep_reference(&known).map_err(ImageError::disk("record a reference"))

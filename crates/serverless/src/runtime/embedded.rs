@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
@@ -18,7 +19,7 @@ use super::cgroups::{Cgroups, ContainerGroup};
 use super::dialer::Dialer;
 use super::instance::{EmbeddedInstance, InstanceTask};
 use super::leftovers;
-use super::limits::PROCESSES_MAX;
+use super::limits::{HELPER_ANSWERS_WITHIN, PROCESSES_MAX};
 use super::link::Link;
 use super::orders::{PlannedGroup, SandboxPlan};
 use super::{
@@ -46,12 +47,18 @@ pub struct HelperProgram {
     pub program: PathBuf,
     /// Arguments before [`HELPER_ARGUMENT`](super::HELPER_ARGUMENT).
     pub arguments: Vec<OsString>,
+    /// How long one may take to answer before it is given up and killed.
+    pub answers_within: Duration,
 }
 
 impl HelperProgram {
     /// The program that is running now, also when its file was replaced meanwhile.
     pub fn this_program() -> HelperProgram {
-        HelperProgram { program: PathBuf::from("/proc/self/exe"), arguments: Vec::new() }
+        HelperProgram {
+            program: PathBuf::from("/proc/self/exe"),
+            arguments: Vec::new(),
+            answers_within: HELPER_ANSWERS_WITHIN,
+        }
     }
 }
 

@@ -36,6 +36,9 @@ use super::surroundings::Sockets;
 /// The first argument that makes the program a helper.
 pub const HELPER_ARGUMENT: &str = "instance-helper";
 
+/// How the library says that the host refuses another process.
+const NO_MORE_PROCESSES: &str = "failed to clone process";
+
 /// Runs the helper; called by `main` when the first argument is [`HELPER_ARGUMENT`].
 pub fn helper_main() -> ExitCode {
     // SAFETY: standard input is open (the server made it the control socket) and nothing else in
@@ -58,7 +61,9 @@ pub fn helper_main() -> ExitCode {
             tracing::warn!(%error, "instance helper failed");
             let reason = error.to_string();
             // The server may be gone already; then there is nobody to tell.
-            let _ = helper.report(&Report::Failed { container: String::new(), reason });
+            let container = String::new();
+            let failed = Report::Failed { container, reason, is_host_fault: true };
+            let _ = helper.report(&failed);
             ExitCode::FAILURE
         }
     }
@@ -80,6 +85,27 @@ struct Sandbox {
     plan: SandboxPlan,
     /// The control groups, for entering and removing them without their mounts.
     groups: Vec<sandbox::HeldGroup>,
+}
+
+/// Why a container was not started.
+#[derive(Debug)]
+enum NotStarted {
+    /// What the host had to do for it failed: another attempt may go well.
+    Host(io::Error),
+    /// Its first process said so, or its files are not what was asked for.
+    Container(String),
+}
+
+impl From<io::Error> for NotStarted {
+    fn from(error: io::Error) -> NotStarted {
+        NotStarted::Host(error)
+    }
+}
+
+impl From<Errno> for NotStarted {
+    fn from(error: Errno) -> NotStarted {
+        NotStarted::Host(error.into())
+    }
 }
 
 /// A container whose first process has not been waited for.
@@ -151,9 +177,12 @@ impl Helper {
                     let outputs: Vec<BorrowedFd<'_>> = outputs.iter().map(AsFd::as_fd).collect();
                     orders::send(self.control.as_fd(), &report, &outputs)
                 }
-                Err(error) => {
-                    let reason = error.to_string();
-                    self.report(&Report::Failed { container: plan.name, reason })
+                Err(failure) => {
+                    let (reason, is_host_fault) = match failure {
+                        NotStarted::Host(error) => (error.to_string(), true),
+                        NotStarted::Container(reason) => (reason, false),
+                    };
+                    self.report(&Report::Failed { container: plan.name, reason, is_host_fault })
                 }
             },
             Order::Signal(number) => {
@@ -167,12 +196,13 @@ impl Helper {
     }
 
     /// Makes one container and executes its program; answers with the read ends of its outputs.
-    fn start(&self, plan: &ContainerPlan) -> io::Result<(Running, [OwnedFd; 2])> {
+    fn start(&self, plan: &ContainerPlan) -> Result<(Running, [OwnedFd; 2]), NotStarted> {
         let sandbox = self.sandbox.as_ref().ok_or_else(|| io::Error::other("not prepared"))?;
         let directory = sandbox.plan.directory.join(&plan.name);
         sandbox::mount_root(&directory, plan)?;
         let root = directory.join("root");
-        let identity = sandbox::prepare_files(&root, plan)?;
+        let identity = sandbox::prepare_files(&root, plan)
+            .map_err(|error| NotStarted::Container(error.to_string()))?;
         let group = sandbox.plan.groups.iter().find(|group| group.container == plan.name);
         let paths = ContainerPaths {
             root,
@@ -216,7 +246,7 @@ impl Helper {
             Some(reason) => {
                 deliver(process, Signal::SIGKILL);
                 wait(process);
-                Err(io::Error::other(reason))
+                Err(NotStarted::Container(reason))
             }
         }
     }
@@ -258,10 +288,10 @@ fn build(
 }
 
 /// What went wrong inside the container if it said so, else what the library said.
-fn first_cause(error: libcontainer::error::LibcontainerError, executed: &mut OwnedFd) -> io::Error {
-    if let Ok(Some(reason)) = first_line(executed) {
-        return io::Error::other(reason);
-    }
+fn first_cause(
+    error: libcontainer::error::LibcontainerError,
+    executed: &mut OwnedFd,
+) -> NotStarted {
     let mut text = error.to_string();
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(&error);
     while let Some(inner) = cause {
@@ -271,7 +301,13 @@ fn first_cause(error: libcontainer::error::LibcontainerError, executed: &mut Own
         }
         cause = inner.source();
     }
-    io::Error::other(text)
+    match first_line(executed) {
+        Ok(Some(reason)) if reason.contains(NO_MORE_PROCESSES) => NotStarted::Host(
+            io::Error::other(format!("the host refuses another process: {reason}")),
+        ),
+        Ok(Some(reason)) => NotStarted::Container(reason),
+        _ => NotStarted::Host(io::Error::other(text)),
+    }
 }
 
 /// The first line that came through the pipe before it was closed.

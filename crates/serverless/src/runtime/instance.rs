@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::cgroups::ContainerGroup;
 use super::embedded::Inner;
-use super::link::Link;
+use super::link::{Link, silent};
 use super::logs::{LogTail, Output};
 use super::orders::{ContainerPlan, ExitStatus, Order, Report};
 use super::surroundings::end_all;
@@ -146,6 +146,8 @@ pub(crate) struct InstanceTask {
     /// Those who answer on the sockets around the instance.
     answering: Vec<JoinHandle<()>>,
     starting: BTreeMap<String, oneshot::Sender<Result<(), StartError>>>,
+    /// When the helper has to have answered about one of those.
+    start_by: Option<Instant>,
     /// Containers that run, with the tasks that read their outputs.
     running: BTreeMap<String, Vec<JoinHandle<()>>>,
     stopping: bool,
@@ -193,6 +195,7 @@ impl InstanceTask {
             tail,
             answering: answering.unwrap_or_default(),
             starting: BTreeMap::new(),
+            start_by: None,
             running: BTreeMap::new(),
             stopping: false,
             kill_at: None,
@@ -206,6 +209,7 @@ impl InstanceTask {
     async fn run(mut self) {
         loop {
             let kill_at = self.kill_at;
+            let start_by = self.start_by.filter(|_| !self.starting.is_empty());
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command).await,
@@ -221,6 +225,12 @@ impl InstanceTask {
                     }
                 },
                 () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => break,
+                () = sleep_until(start_by.unwrap_or_else(Instant::now)), if start_by.is_some() => {
+                    for answer in std::mem::take(&mut self.starting).into_values() {
+                        let _ = answer.send(Err(StartError::Helper(silent().to_string())));
+                    }
+                    break;
+                }
             }
             if self.stopping && self.running.is_empty() && self.starting.is_empty() {
                 break;
@@ -238,7 +248,10 @@ impl InstanceTask {
                     return;
                 };
                 match self.link.send(&Order::Start(Box::new(plan))).await {
-                    Ok(()) => drop(self.starting.insert(container, answer)),
+                    Ok(()) => {
+                        self.starting.insert(container, answer);
+                        self.start_by = Some(Instant::now() + self.link.answers_within);
+                    }
                     Err(error) => {
                         let _ = answer.send(Err(StartError::Helper(error.to_string())));
                     }
@@ -271,8 +284,11 @@ impl InstanceTask {
                 self.answer(&container, Ok(()));
                 self.runtime.tasks.spawn(Arc::clone(&self.runtime).refill());
             }
-            Report::Failed { container, reason } => {
-                let failure = StartError::Execute { container: container.clone(), reason };
+            Report::Failed { container, reason, is_host_fault } => {
+                let failure = match is_host_fault {
+                    true => StartError::Helper(reason),
+                    false => StartError::Execute { container: container.clone(), reason },
+                };
                 self.answer(&container, Err(failure));
             }
             Report::Exited { container, status } => {

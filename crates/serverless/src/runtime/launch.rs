@@ -19,6 +19,9 @@ use super::{
     ContainerSpec, Exit, ExitCause, Instance, InstanceSpec, LogLine, Probe, Runtime, StartError,
 };
 
+/// Said where the container is not to blame.
+const NOT_STARTED: &str = "An instance could not be started on this host.";
+
 /// Why an instance never became ready.
 #[derive(Clone, Debug)]
 pub struct StartFailure {
@@ -205,9 +208,10 @@ impl Trouble {
                         .to_owned(),
                     other => format!("The container {other}."),
                 };
+                let host_fault = exit.cause == ExitCause::HelperLost;
                 StartFailure {
-                    message: not_listening(spec),
-                    host_fault: exit.cause == ExitCause::HelperLost,
+                    message: if host_fault { NOT_STARTED.to_owned() } else { not_listening(spec) },
+                    host_fault,
                     detail,
                     container: Some(exit.container),
                     log_tail,
@@ -227,7 +231,8 @@ fn failure(spec: &InstanceSpec, error: &StartError, log_tail: Vec<LogLine>) -> S
         StartError::Invalid { .. } => (None, false),
         StartError::Host { .. } | StartError::Helper(_) => (None, true),
     };
-    StartFailure { message: not_listening(spec), detail, container, log_tail, host_fault }
+    let message = if host_fault { NOT_STARTED.to_owned() } else { not_listening(spec) };
+    StartFailure { message, detail, container, log_tail, host_fault }
 }
 
 /// Cloud Run's sentence for a container that never came up, whatever the reason.

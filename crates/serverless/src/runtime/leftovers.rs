@@ -15,11 +15,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
-use super::{Reconciled, abandoned};
 use super::cgroups::{kill_members, remove_directory};
 use super::embedded::Inner;
 use super::helper::HELPER_ARGUMENT;
 use super::link::MARK_ARGUMENT;
+use super::{Reconciled, abandoned};
 
 /// What was killed has to be gone by then.
 const GONE_WITHIN: Duration = Duration::from_secs(5);

@@ -20,8 +20,6 @@ use super::helper::HELPER_ARGUMENT;
 use super::orders::{Inbox, Order, Report, SandboxPlan, frame};
 use super::surroundings::Sockets;
 
-/// A helper that has not made its namespaces by then never will.
-const READY_WITHIN: Duration = Duration::from_secs(30);
 /// A helper that was told to end and has not by then is killed.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// Names our helpers in the process table.
@@ -33,6 +31,8 @@ pub(crate) struct Link {
     child: Child,
     control: UnixStream,
     inbox: Inbox,
+    /// A helper that was asked and has not answered by then never will.
+    pub(crate) answers_within: Duration,
     /// The network namespace of the instance.
     pub(crate) namespace: Arc<OwnedFd>,
     /// The sockets in that network, until somebody answers there.
@@ -52,27 +52,38 @@ impl Link {
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
-            .spawn()?;
+            .spawn()
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("its process could not be started: {error}"))
+            })?;
         let mut link =
             Starting { child, control: UnixStream::from_std(ours)?, inbox: Inbox::default() };
-        match timeout(READY_WITHIN, link.next()).await {
+        match timeout(program.answers_within, link.next()).await {
             Ok(Ok(Some(Report::Ready))) => {}
             Ok(Ok(Some(Report::Failed { reason, .. }))) => return Err(io::Error::other(reason)),
-            Ok(Ok(_)) => return Err(io::Error::other("the helper ended at once")),
+            Ok(Ok(_)) => return Err(io::Error::other("it ended at once")),
             Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => {
+                // Killing a process that has just ended is no error worth telling.
+                let _ = link.child.kill().await;
+                return Err(silent());
+            }
         }
         let process = link.child.id().ok_or_else(|| io::Error::other("the helper ended"))?;
         let namespace = File::open(format!("/proc/{process}/ns/net"))?;
         let Starting { child, control, mut inbox } = link;
         let sockets = Sockets::from_descriptors(inbox.take_descriptors());
-        Ok(Link { child, control, inbox, namespace: Arc::new(namespace.into()), sockets })
+        let answers_within = program.answers_within;
+        let namespace = Arc::new(namespace.into());
+        Ok(Link { child, control, inbox, answers_within, namespace, sockets })
     }
 
     /// Makes the helper the sandbox of an instance.
     pub(crate) async fn prepare(&mut self, plan: &SandboxPlan) -> io::Result<()> {
         self.send(&Order::Prepare(plan.clone())).await?;
-        match self.next().await? {
+        let answers_within = self.answers_within;
+        let answer = timeout(answers_within, self.next()).await;
+        match answer.map_err(|_| silent())?? {
             Some(Report::Prepared) => Ok(()),
             Some(Report::Failed { reason, .. }) => Err(io::Error::other(reason)),
             _ => Err(io::Error::other("it ended while preparing the instance")),
@@ -113,6 +124,11 @@ impl Link {
             let _ = child.kill().await;
         }
     }
+}
+
+/// What is said of a helper that does not answer.
+pub(crate) fn silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it does not answer")
 }
 
 #[derive(Debug)]

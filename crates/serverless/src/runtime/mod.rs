@@ -259,6 +259,8 @@ pub mod limits {
     pub const LOG_LINES_PER_SECOND_MAX: u32 = 2_000;
     /// Lines told with a failed start.
     pub const LOG_LINES_IN_FAILURE: usize = 20;
+    /// A helper that was asked for something and has not answered by then is killed.
+    pub const HELPER_ANSWERS_WITHIN: Duration = Duration::from_secs(30);
     /// Between SIGTERM and SIGKILL, as Cloud Run has it.
     pub const STOP_GRACE: Duration = Duration::from_secs(10);
     /// Processes and threads an instance may have.

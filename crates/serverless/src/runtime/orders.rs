@@ -42,8 +42,8 @@ pub(crate) enum Report {
     Prepared,
     /// The container's program was executed; its two outputs come beside this frame.
     Started { container: String, process: i32 },
-    /// The container could not be started.
-    Failed { container: String, reason: String },
+    /// The container could not be started, by its own fault or this host's.
+    Failed { container: String, reason: String, is_host_fault: bool },
     /// The first process of the container ended.
     Exited { container: String, status: ExitStatus },
 }

@@ -1,5 +1,5 @@
 //! A registry on a loopback port, and images to put into it or into files.
-#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -197,11 +197,16 @@ impl World {
 
     /// A world of the embedded runtime.
     pub async fn with_spares(spare_helpers: usize) -> World {
+        World::of(helper(), spare_helpers).await
+    }
+
+    /// A world of the embedded runtime with helpers of this program.
+    pub async fn of(helper: HelperProgram, spare_helpers: usize) -> World {
         let directory = World::prepare();
         let lines = Arc::new(Lines::default());
         let config = EmbeddedConfig {
             directory: directory.path().join("runtime"),
-            helper: helper(),
+            helper,
             sink: Arc::clone(&lines) as Arc<dyn LogSink>,
             spare_helpers,
         };
@@ -267,6 +272,7 @@ pub fn helper() -> HelperProgram {
     HelperProgram {
         program: env!("CARGO_BIN_EXE_tidegate-instance-helper").into(),
         arguments: Vec::new(),
+        answers_within: serverless::runtime::limits::HELPER_ANSWERS_WITHIN,
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn remove(images: &ImageStore, body: &[u8]) -> Result<Value, ApiError
 fn refused(error: ImageError) -> ApiError {
     let reason = match error {
         ImageError::NotFound { .. } => Reason::NotFound,
-        ImageError::Disk { .. } => Reason::Internal,
+        ImageError::Disk { .. } | ImageError::DiskFull { .. } => Reason::Internal,
         _ => Reason::Invalid,
     };
     ApiError::new(reason, crate::applier::chain(&error))
