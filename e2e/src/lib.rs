@@ -9,12 +9,15 @@
 )]
 
 pub mod api;
+pub mod balancer;
 pub mod certificate;
 pub mod gcloud;
 pub mod host;
 pub mod howto;
 pub mod http;
 pub mod namespace;
+pub mod outside;
+pub mod probe;
 pub mod python;
 pub mod server;
 pub mod wait;

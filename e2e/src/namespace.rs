@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +41,12 @@ impl Namespace {
         Ok(Namespace { file: File::open(&path).with_context(|| path)? })
     }
 
+    /// A namespace by the name `ip netns` gave it.
+    pub fn named(name: &str) -> Result<Namespace> {
+        let path = format!("/run/netns/{name}");
+        Ok(Namespace { file: File::open(&path).with_context(|| path)? })
+    }
+
     fn has(&self, address: Ipv4Addr) -> Result<bool> {
         let table = self.inside(|| fs::read_to_string("/proc/thread-self/net/fib_trie"))??;
         Ok(is_local_in(&table, address))
@@ -54,6 +60,12 @@ impl Namespace {
         stream.set_read_timeout(Some(READ_LIMIT))?;
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// Listens at an address inside the namespace.
+    pub fn listen(&self, address: SocketAddr) -> Result<TcpListener> {
+        let listener = self.inside(|| TcpListener::bind(address))?;
+        listener.with_context(|| format!("listening at {address} inside the network"))
     }
 
     /// Runs something on a throwaway thread that is inside the namespace.

@@ -28,6 +28,7 @@ pub struct Server {
     child: Option<Child>,
     log: PathBuf,
     environment: BTreeMap<String, String>,
+    arguments: Vec<String>,
     /// How long the last start took until the server said it was ready.
     pub ready_after: Duration,
 }
@@ -35,11 +36,17 @@ pub struct Server {
 impl Server {
     /// Starts a server on `data` and waits until it says that it is ready.
     pub fn start(data: &Path) -> Result<Server> {
+        Server::start_with(data, &[])
+    }
+
+    /// Starts a server with further arguments of `up`, which it is started with again, too.
+    pub fn start_with(data: &Path, arguments: &[&str]) -> Result<Server> {
         let mut server = Server {
             data: data.to_owned(),
             child: None,
             log: data.with_extension("log"),
             environment: BTreeMap::new(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
             ready_after: Duration::ZERO,
         };
         server.start_again()?;
@@ -69,6 +76,7 @@ impl Server {
         let child = Command::new(binary()?)
             .args(["up", "--data-dir"])
             .arg(&self.data)
+            .args(&self.arguments)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -1,12 +1,12 @@
 //! Sources deployed by gcloud: functions and web servers in Node.js and Python, built here from what
 //! the package registries have, and reached through the balancer.
 
-use crate::Stage;
+use crate::gcloud::stage_with_balancer;
 use anyhow::{Context, Result, ensure};
+use e2e::balancer::Balancer;
 use e2e::gcloud::Gcloud;
-use e2e::howto::{self, Ledger, Step};
-use e2e::server::Server;
-use e2e::{REGION, certificate};
+
+use e2e::REGION;
 use std::fs;
 use std::path::Path;
 
@@ -31,20 +31,6 @@ const SERVER: &str = "\
 require('http').createServer((req, res) => res.end('server ' + process.env.COLOUR)).listen(process.env.PORT);
 ";
 
-/// The how-to's balancer, whose URL mask finds services by the first segment of a path.
-fn stage_with_mask(what: &str) -> Result<Option<(Stage, Gcloud)>> {
-    let Some(stage) = Stage::set(what)? else { return Ok(None) };
-    let Some(gcloud) = Gcloud::at(&stage.server)? else { return Ok(None) };
-    let api = stage.server.api()?;
-    let pair = certificate::self_signed(howto::DOMAIN, &[])?;
-    for step in howto::build(&api, &pair) {
-        if !matches!(step, Step::Ask(_)) {
-            howto::take(&step, &stage.server, &api, &pair, &mut Ledger::default())?;
-        }
-    }
-    Ok(Some((stage, gcloud)))
-}
-
 /// A runtime of this language that can be built for here; says why there is none.
 fn runtime(gcloud: &Gcloud, language: &str) -> Result<Option<String>> {
     let line = format!("functions runtimes list --region={REGION} --format=value(name)");
@@ -66,12 +52,8 @@ fn source(gcloud: &Gcloud, name: &str, files: &[(&str, &str)]) -> Result<String>
 }
 
 /// What the balancer answers to a request from inside the client VM.
-fn page(server: &Server, host: &str, target: &str) -> Result<(u16, String)> {
-    let api = server.api()?;
-    let address = howto::address(&api, "hello-http-fr")?;
-    let inside = howto::inside(server, &api, "vm-client")?;
-    let stream = inside.connect((address, 80).into())?;
-    let page = e2e::http::Connection::over(stream).get(host, target)?;
+fn page(balancer: &Balancer, host: &str, target: &str) -> Result<(u16, String)> {
+    let page = balancer.get(host, target)?;
     Ok((page.status, page.text()))
 }
 
@@ -82,7 +64,9 @@ fn is_empty(directory: &Path) -> bool {
 
 #[test]
 fn a_node_function_is_deployed_reached_changed_and_deleted() -> Result<()> {
-    let Some((stage, gcloud)) = stage_with_mask("a Node.js function")? else { return Ok(()) };
+    let Some((stage, gcloud, balancer)) = stage_with_balancer("a Node.js function")? else {
+        return Ok(());
+    };
     let Some(runtime) = runtime(&gcloud, "nodejs")? else { return stage.strike() };
     let good = source(&gcloud, "good", &[("index.js", NODE), ("package.json", NODE_PACKAGE)])?;
     let deploy = |folder: &str| {
@@ -96,13 +80,13 @@ fn a_node_function_is_deployed_reached_changed_and_deleted() -> Result<()> {
 
     // The function is a service: an endpoint group by its name and the mask find it.
     let expected = (200, "hello you, odd true".to_owned());
-    let by_mask = page(&stage.server, "example.com", "/greeter?name=you")?;
+    let by_mask = page(&balancer, "example.com", "/greeter?name=you")?;
     ensure!(by_mask == expected, "by the mask: {by_mask:?}");
     gcloud.run(&format!("compute network-endpoint-groups create greeter-neg --region={REGION} --network-endpoint-type=serverless --cloud-run-service=greeter"))?;
     gcloud.run(&format!("compute backend-services create greeter-bs --region={REGION} --load-balancing-scheme=INTERNAL_MANAGED --protocol=HTTP"))?;
     gcloud.run(&format!("compute backend-services add-backend greeter-bs --region={REGION} --network-endpoint-group=greeter-neg --network-endpoint-group-region={REGION}"))?;
     gcloud.run(&format!("compute url-maps add-path-matcher hello-map --region={REGION} --path-matcher-name=greeter --default-service=greeter-bs --new-hosts=greeter.example.com"))?;
-    let by_name = page(&stage.server, "greeter.example.com", "/?name=you")?;
+    let by_name = page(&balancer, "greeter.example.com", "/?name=you")?;
     ensure!(by_name == expected, "by its name: {by_name:?}");
 
     let of = |rest: &str| gcloud.run(&format!("functions {rest} --region={REGION}"));
@@ -122,7 +106,7 @@ fn a_node_function_is_deployed_reached_changed_and_deleted() -> Result<()> {
     gcloud.refused("npm error 404", &deploy(&bad))?;
     let messages = of("describe greeter --gen2 --format=value(stateMessages)")?;
     ensure!(messages.contains("no-such-package-anywhere-at-all"), "{messages}");
-    let still = page(&stage.server, "greeter.example.com", "/?name=you")?;
+    let still = page(&balancer, "greeter.example.com", "/?name=you")?;
     ensure!(still == expected, "after a failed build: {still:?}");
 
     let matcher = "compute url-maps remove-path-matcher hello-map --path-matcher-name=greeter";
@@ -149,7 +133,9 @@ fn a_node_function_is_deployed_reached_changed_and_deleted() -> Result<()> {
 
 #[test]
 fn sources_are_deployed_as_services() -> Result<()> {
-    let Some((stage, gcloud)) = stage_with_mask("services from source")? else { return Ok(()) };
+    let Some((stage, gcloud, balancer)) = stage_with_balancer("services from source")? else {
+        return Ok(());
+    };
     let Some(python) = runtime(&gcloud, "python")? else { return stage.strike() };
     let deploy = |name: &str, folder: &str, rest: &str| {
         format!(
@@ -159,7 +145,7 @@ fn sources_are_deployed_as_services() -> Result<()> {
     let function = source(&gcloud, "py", &[("main.py", PYTHON), ("requirements.txt", "idna\n")])?;
     let rest = format!("--function=greet --base-image={python}");
     gcloud.run(&deploy("pyfn", &function, &rest))?;
-    let answer = page(&stage.server, "example.com", "/pyfn?name=%C3%BC.example")?;
+    let answer = page(&balancer, "example.com", "/pyfn?name=%C3%BC.example")?;
     ensure!(answer == (200, "python xn--tda.example".to_owned()), "{answer:?}");
 
     if runtime(&gcloud, "nodejs")?.is_some() {
@@ -167,7 +153,7 @@ fn sources_are_deployed_as_services() -> Result<()> {
         let files = [("server.js", SERVER), ("package.json", package)];
         let server = source(&gcloud, "web", &files)?;
         gcloud.run(&deploy("web", &server, "--set-env-vars=COLOUR=blue"))?;
-        let answer = page(&stage.server, "example.com", "/web")?;
+        let answer = page(&balancer, "example.com", "/web")?;
         ensure!(answer == (200, "server blue".to_owned()), "{answer:?}");
     }
 

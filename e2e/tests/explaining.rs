@@ -18,7 +18,7 @@ fn told(stage: &Stage, words: &[&str]) -> Result<String> {
 
 #[test]
 fn a_request_is_explained_from_the_rule_to_the_revision() -> Result<()> {
-    let Some((stage, gcloud)) = stage_with_balancer("explain")? else { return Ok(()) };
+    let Some((stage, gcloud, _)) = stage_with_balancer("explain")? else { return Ok(()) };
     let api = stage.server.api()?;
     let address = howto::address(&api, "hello-http-fr")?.to_string();
     let at = ["--network", "lb-network", "--address", &address];

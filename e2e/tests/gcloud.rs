@@ -2,40 +2,32 @@
 
 use crate::Stage;
 use anyhow::{Context, Result, ensure};
+use e2e::balancer::Balancer;
 use e2e::certificate::self_signed;
 use e2e::gcloud::Gcloud;
-use e2e::howto::{self, DOMAIN, HELLO, Ledger, Step};
-use e2e::server::Server;
+use e2e::howto::{self, HELLO};
 use e2e::{IMAGE, REGION, ZONE};
 use std::fs;
 
 /// A server with the how-to's load balancer, and gcloud pointed at it.
-pub(crate) fn stage_with_balancer(what: &str) -> Result<Option<(Stage, Gcloud)>> {
+pub(crate) fn stage_with_balancer(what: &str) -> Result<Option<(Stage, Gcloud, Balancer)>> {
     let Some(stage) = Stage::set(what)? else { return Ok(None) };
     let Some(gcloud) = Gcloud::at(&stage.server)? else { return Ok(None) };
-    let api = stage.server.api()?;
-    let pair = self_signed(DOMAIN, &[])?;
-    for step in howto::build(&api, &pair) {
-        if !matches!(step, Step::Ask(_)) {
-            howto::take(&step, &stage.server, &api, &pair, &mut Ledger::default())?;
-        }
-    }
-    Ok(Some((stage, gcloud)))
+    let balancer = Balancer::build(&stage.server)?;
+    Ok(Some((stage, gcloud, balancer)))
 }
 
 /// The answer for a path from inside the client VM, without gcloud: its status and `Location`.
-fn answer(server: &Server, host: &str, target: &str) -> Result<(u16, String)> {
-    let api = server.api()?;
-    let address = howto::address(&api, "hello-http-fr")?;
-    let inside = howto::inside(server, &api, "vm-client")?;
-    let stream = inside.connect((address, 80).into())?;
-    let page = e2e::http::Connection::over(stream).get(host, target)?;
+fn answer(balancer: &Balancer, host: &str, target: &str) -> Result<(u16, String)> {
+    let page = balancer.get(host, target)?;
     Ok((page.status, page.header("location").unwrap_or_default().to_owned()))
 }
 
 #[test]
 fn url_maps_are_exported_edited_imported_and_changed() -> Result<()> {
-    let Some((stage, gcloud)) = stage_with_balancer("url-maps by gcloud")? else { return Ok(()) };
+    let Some((stage, gcloud, balancer)) = stage_with_balancer("url-maps by gcloud")? else {
+        return Ok(());
+    };
     let map = |verb: &str, rest: &str| {
         format!("compute url-maps {verb} hello-map --region={REGION} {rest}")
     };
@@ -53,12 +45,12 @@ fn url_maps_are_exported_edited_imported_and_changed() -> Result<()> {
     );
     fs::write(&file, edited)?;
     gcloud.run(&map("import", &format!("--source={path} --quiet")))?;
-    let (status, location) = answer(&stage.server, "example.com", "/old")?;
+    let (status, location) = answer(&balancer, "example.com", "/old")?;
     ensure!(status == 301 && location.ends_with("/new"), "{status} {location}");
 
     gcloud.run(&map("add-path-matcher", "--path-matcher-name=second --default-service=hello-bs --new-hosts=two.example.com --path-rules=/a/*=mask-bs"))?;
     gcloud.run(&map("add-host-rule", "--path-matcher-name=second --hosts=three.example.com"))?;
-    ensure!(answer(&stage.server, "three.example.com", "/")?.0 == 200, "the added host");
+    ensure!(answer(&balancer, "three.example.com", "/")?.0 == 200, "the added host");
     gcloud.run(&map("remove-host-rule", "--host=three.example.com"))?;
     gcloud.run(&map("remove-path-matcher", "--path-matcher-name=second"))?;
     gcloud.run(&map("set-default-service", "--default-service=mask-bs"))?;
@@ -81,14 +73,16 @@ fn url_maps_are_exported_edited_imported_and_changed() -> Result<()> {
                  expectedOutputUrl: http://example.com/elsewhere\n  expectedRedirectResponseCode: 301\n";
     fs::write(&broken, fs::read_to_string(&file)? + wrong)?;
     gcloud.refused("elsewhere", &import)?;
-    let (status, location) = answer(&stage.server, "example.com", "/old")?;
+    let (status, location) = answer(&balancer, "example.com", "/old")?;
     ensure!(status == 301 && location.ends_with("/new"), "{status} {location}");
     stage.strike()
 }
 
 #[test]
 fn lists_and_descriptions_show_what_was_declared() -> Result<()> {
-    let Some((stage, gcloud)) = stage_with_balancer("lists by gcloud")? else { return Ok(()) };
+    let Some((stage, gcloud, _)) = stage_with_balancer("lists by gcloud")? else {
+        return Ok(());
+    };
     for (list, name) in [
         ("compute networks list", "lb-network"),
         ("compute networks subnets list", "proxy-only-subnet"),
@@ -242,7 +236,7 @@ fn several_at_once_go_as_one_batch() -> Result<()> {
 
 #[test]
 fn a_login_keeps_its_host_key_and_copies_files() -> Result<()> {
-    let Some((mut stage, mut gcloud)) = stage_with_balancer("compute ssh and scp")? else {
+    let Some((mut stage, mut gcloud, _)) = stage_with_balancer("compute ssh and scp")? else {
         return Ok(());
     };
     let api = stage.server.api()?;
@@ -281,7 +275,9 @@ fn a_login_keeps_its_host_key_and_copies_files() -> Result<()> {
 
 #[test]
 fn certificates_policies_and_firewalls_are_changed_in_place() -> Result<()> {
-    let Some((stage, gcloud)) = stage_with_balancer("updates by gcloud")? else { return Ok(()) };
+    let Some((stage, gcloud, _)) = stage_with_balancer("updates by gcloud")? else {
+        return Ok(());
+    };
     let pair = self_signed("new.example.com", &[])?;
     fs::write(gcloud.folder().join("new.pem"), &pair.certificate)?;
     fs::write(gcloud.folder().join("new-key.pem"), &pair.key)?;

@@ -4,15 +4,10 @@
 use crate::Stage;
 use anyhow::{Context, Result, bail, ensure};
 use e2e::api::{Api, condition};
-use e2e::certificate::self_signed;
-use e2e::howto::{self, DOMAIN, HELLO, Ledger};
-use e2e::http::Connection;
-use e2e::namespace::Namespace;
+use e2e::balancer::Balancer;
 use e2e::wait;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Over how many requests shares are counted.
@@ -21,8 +16,6 @@ const COUNTED: usize = 1000;
 const OFF_MAX: usize = 10;
 /// Rollouts while requests flow.
 const ROLLOUTS: usize = 8;
-/// The pause between two requests of the load.
-const PAUSE: Duration = Duration::from_millis(2);
 /// How long a deployment may take.
 const DEPLOY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -47,75 +40,38 @@ fn colour(service: &mut Value, revision: &str, colour: &str) {
     template["spec"]["containers"][0]["env"] = json!([{ "name": "COLOUR", "value": colour }]);
 }
 
-struct Clients {
-    inside: Namespace,
-    address: Ipv4Addr,
-}
-
-impl Clients {
-    fn open(&self) -> Result<Connection<TcpStream>> {
-        Ok(Connection::over(self.inside.connect((self.address, 80).into())?))
+/// Which of the revisions answered how many of so many requests.
+fn answered_by(
+    balancer: &Balancer,
+    revisions: &[&str],
+    requests: usize,
+) -> Result<BTreeMap<String, usize>> {
+    let mut client = balancer.open()?;
+    let mut counts = BTreeMap::new();
+    for _ in 0..requests {
+        let page = client.get("other.example.com", "/")?;
+        let text = page.text();
+        ensure!(page.status == 200, "{}: {text}", page.status);
+        let Some(revision) = revisions.iter().find(|name| text.contains(**name)) else {
+            bail!("none of {revisions:?} answered: {text}");
+        };
+        *counts.entry((*revision).to_owned()).or_default() += 1;
     }
-
-    /// Which of the revisions answered how many of so many requests.
-    fn answered_by(&self, revisions: &[&str], requests: usize) -> Result<BTreeMap<String, usize>> {
-        let mut client = self.open()?;
-        let mut counts = BTreeMap::new();
-        for _ in 0..requests {
-            let page = client.get("other.example.com", "/")?;
-            let text = page.text();
-            ensure!(page.status == 200, "{}: {text}", page.status);
-            let Some(revision) = revisions.iter().find(|name| text.contains(**name)) else {
-                bail!("none of {revisions:?} answered: {text}");
-            };
-            *counts.entry((*revision).to_owned()).or_default() += 1;
-        }
-        Ok(counts)
-    }
-
-    fn keep_asking(&self, stop: &AtomicBool, answered: &AtomicUsize) -> Result<()> {
-        let mut client = self.open()?;
-        while !stop.load(Ordering::Relaxed) {
-            let page = client.get("other.example.com", "/")?;
-            ensure!(page.status == 200 && page.text().contains(HELLO), "{}", page.status);
-            answered.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(PAUSE);
-        }
-        Ok(())
-    }
+    Ok(counts)
 }
 
 #[test]
 fn shares_are_exact_bad_revisions_take_nothing_and_rollouts_lose_nothing() -> Result<()> {
     let Some(stage) = Stage::set("revisions and traffic")? else { return Ok(()) };
-    let api = stage.server.api()?;
-    let pair = self_signed(DOMAIN, &[])?;
-    let mut ledger = Ledger::default();
-    for step in howto::build(&api, &pair) {
-        howto::take(&step, &stage.server, &api, &pair, &mut ledger)?;
-    }
-    let inside = howto::inside(&stage.server, &api, "vm-client")?;
-    let clients = Clients { inside, address: howto::address(&api, "hello-http-fr")? };
-    traffic(&api, &clients)?;
-
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| -> Result<()> {
-        let load: Vec<_> =
-            (0..2).map(|_| scope.spawn(|| clients.keep_asking(&stop, &answered))).collect();
-        let rolled_out = rollouts(&api, &clients);
-        stop.store(true, Ordering::Relaxed);
-        for thread in load {
-            thread.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
-        }
-        rolled_out
-    })?;
-    println!("{} requests answered meanwhile, none failed", answered.load(Ordering::Relaxed));
-    ensure!(answered.load(Ordering::Relaxed) > 0, "no load");
+    let balancer = Balancer::build(&stage.server)?;
+    traffic(&balancer)?;
+    balancer.asked_meanwhile(|| rollouts(&balancer))?;
     stage.strike()
 }
 
 /// A revision without traffic, percentages, a rollback, and a revision that never starts.
-fn traffic(api: &Api, clients: &Clients) -> Result<()> {
+fn traffic(balancer: &Balancer) -> Result<()> {
+    let api = &balancer.api;
     let service = api.call("GET", &api.run_url("hello"), None)?.ok()?;
     let first = service["status"]["latestReadyRevisionName"].as_str().context("a revision")?;
     let both = [first, "hello-blue"];
@@ -130,7 +86,10 @@ fn traffic(api: &Api, clients: &Clients) -> Result<()> {
     })?;
     let url = tagged["status"]["traffic"][1]["url"].as_str().context("a tag has an address")?;
     ensure!(url.starts_with("https://next---hello-"), "{url}");
-    ensure!(clients.answered_by(&both, 100)? == only(first), "a revision without traffic answered");
+    ensure!(
+        answered_by(balancer, &both, 100)? == only(first),
+        "a revision without traffic answered"
+    );
 
     for (of_first, of_blue) in [(75, 25), (50, 50), (1, 99)] {
         declare(api, |service| {
@@ -139,7 +98,7 @@ fn traffic(api: &Api, clients: &Clients) -> Result<()> {
                 { "revisionName": "hello-blue", "percent": of_blue },
             ]);
         })?;
-        let counts = clients.answered_by(&both, COUNTED)?;
+        let counts = answered_by(balancer, &both, COUNTED)?;
         for (name, percent) in [(first, of_first), ("hello-blue", of_blue)] {
             let count = counts.get(name).copied().unwrap_or_default();
             let off = count.abs_diff(percent * COUNTED / 100);
@@ -149,7 +108,7 @@ fn traffic(api: &Api, clients: &Clients) -> Result<()> {
     declare(api, |service| {
         service["spec"]["traffic"] = json!([{ "revisionName": first, "percent": 100 }]);
     })?;
-    ensure!(clients.answered_by(&both, 100)? == only(first), "the rollback left requests behind");
+    ensure!(answered_by(balancer, &both, 100)? == only(first), "the rollback left requests behind");
 
     let failed = declare(api, |service| {
         colour(service, "hello-bad", "none");
@@ -160,13 +119,13 @@ fn traffic(api: &Api, clients: &Clients) -> Result<()> {
     let latest = failed["status"]["latestReadyRevisionName"].as_str();
     ensure!(latest == Some("hello-blue"), "{latest:?}");
     ensure!(failed["status"]["latestCreatedRevisionName"] == "hello-bad", "the newest was made");
-    clients.answered_by(&both, 100).map(|_| ())
+    answered_by(balancer, &both, 100).map(|_| ())
 }
 
-fn rollouts(api: &Api, clients: &Clients) -> Result<()> {
+fn rollouts(balancer: &Balancer) -> Result<()> {
     for number in 0..ROLLOUTS {
         let name = format!("hello-roll-{number}");
-        let rolled = declare(api, |service| {
+        let rolled = declare(&balancer.api, |service| {
             colour(service, &name, &number.to_string());
             let container = &mut service["spec"]["template"]["spec"]["containers"][0];
             if let Some(container) = container.as_object_mut() {
@@ -176,7 +135,7 @@ fn rollouts(api: &Api, clients: &Clients) -> Result<()> {
         })?;
         let ready = condition(&rolled, "Ready");
         ensure!(ready["status"] == "True", "rollout {number}: {ready}");
-        clients.answered_by(&[&name], 5)?;
+        answered_by(balancer, &[&name], 5)?;
     }
     Ok(())
 }

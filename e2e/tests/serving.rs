@@ -3,20 +3,16 @@
 use crate::Stage;
 use anyhow::{Context, Result, ensure};
 use e2e::api::{Api, regional};
+use e2e::balancer::Balancer;
 use e2e::certificate::{Pair, self_signed};
-use e2e::howto::{self, DOMAIN, HELLO, Ledger};
+use e2e::howto::{self, DOMAIN};
 use e2e::http::Connection;
 use e2e::namespace::Namespace;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 /// How often the URL map is changed.
 const CHANGES: usize = 200;
-
-/// The pause between two requests of the load, which is light: the machine has other things to do.
-const PAUSE: Duration = Duration::from_millis(2);
 
 /// How often a forwarding rule comes and goes.
 const RULES: usize = 20;
@@ -24,55 +20,14 @@ const RULES: usize = 20;
 #[test]
 fn the_first_answer_after_done_is_the_new_one_and_no_request_fails() -> Result<()> {
     let Some(stage) = Stage::set("changes while traffic flows")? else { return Ok(()) };
-    let api = stage.server.api()?;
-    let pair = self_signed(DOMAIN, &[])?;
-    let mut ledger = Ledger::default();
-    for step in howto::build(&api, &pair) {
-        howto::take(&step, &stage.server, &api, &pair, &mut ledger)?;
-    }
-    let inside = howto::inside(&stage.server, &api, "vm-client")?;
-    let address = howto::address(&api, "hello-http-fr")?;
-
-    let stop = AtomicBool::new(false);
-    let answered = AtomicUsize::new(0);
-    std::thread::scope(|scope| -> Result<()> {
-        let load: Vec<_> = (0..2)
-            .map(|_| scope.spawn(|| keep_asking(&inside, address, &stop, &answered)))
-            .collect();
-        let changed = change_the_map(&api, &inside, address)
-            .and_then(|()| change_the_certificate(&api, &inside))
-            .and_then(|()| come_and_go(&api, &inside));
-        stop.store(true, Ordering::Relaxed);
-        for thread in load {
-            thread.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
-        }
-        changed
+    let balancer = Balancer::build(&stage.server)?;
+    let Balancer { api, inside, address, .. } = &balancer;
+    balancer.asked_meanwhile(|| {
+        change_the_map(api, inside, *address)?;
+        change_the_certificate(api, inside)?;
+        come_and_go(api, inside)
     })?;
-    println!("{} requests answered meanwhile, none failed", answered.load(Ordering::Relaxed));
-    assert!(answered.load(Ordering::Relaxed) > 0);
     stage.strike()
-}
-
-/// Light load on the default route, which no change touches: each answer is the hello page.
-fn keep_asking(
-    inside: &Namespace,
-    address: Ipv4Addr,
-    stop: &AtomicBool,
-    answered: &AtomicUsize,
-) -> Result<()> {
-    let mut connection = Connection::over(inside.connect(SocketAddr::from((address, 80)))?);
-    while !stop.load(Ordering::Relaxed) {
-        let page = connection.get("other.example.com", "/")?;
-        ensure!(
-            page.status == 200 && page.text().contains(HELLO),
-            "{}: {}",
-            page.status,
-            page.text()
-        );
-        answered.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(PAUSE);
-    }
-    Ok(())
 }
 
 fn change_the_map(api: &Api, inside: &Namespace, address: Ipv4Addr) -> Result<()> {
