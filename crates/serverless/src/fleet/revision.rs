@@ -180,8 +180,10 @@ impl RevisionState {
         if self.check == Check::Pending {
             return decision.instances.max(1);
         }
-        if self.kept_until.is_some_and(|until| now < until) {
-            return decision.instances.max(1);
+        let is_kept = self.kept_until.is_some_and(|until| now < until);
+        if is_kept && decision.driver != Driver::Manual {
+            // Kept, and not made again: a count set by hand may have ended it meanwhile.
+            return decision.instances.max(self.open().min(1));
         }
         let Some(retired_at) = self.retired_at else { return decision.instances };
         let needed = load.requests_in_flight + load.requests_waiting;

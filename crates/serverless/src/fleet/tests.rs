@@ -304,6 +304,24 @@ async fn a_new_revision_is_checked_once_and_its_digest_reported() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_count_of_zero_ends_the_instance_that_proved_its_revision_too() {
+    let mut world = World::new();
+    let mut declared = service(&[("LATEST", 100)]);
+    world.put(declared.clone(), vec![revision(1, 10, None)]);
+    let outcome = world.outcomes.recv().await.unwrap().outcome;
+    let began = Instant::now();
+    declared.scaling.instances_manual = Some(0);
+    world.put(declared.clone(), vec![revision(1, 10, Some(outcome))]);
+    world.until("none", |world| world.runtime.alive() == 0).await;
+    assert!(began.elapsed() < PROVEN_KEPT, "{:?}", began.elapsed());
+    // It is kept for its time, and not made again.
+    declared.scaling.instances_manual = None;
+    world.put(declared, vec![]);
+    sleep(PROVEN_KEPT).await;
+    assert_eq!(world.runtime.created.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bad_revision_fails_once_with_its_reason_and_the_old_one_serves() {
     for (image, reason, words) in [
         ("app", "HealthCheckContainerError", "last words"),
