@@ -19,6 +19,7 @@ use crate::joins::network::VpcEgress;
 use crate::joins::observed::Progress;
 use crate::joins::request_log::RequestEntries;
 use crate::joins::run_apps::{self, RunApps};
+use crate::joins::secrets::ProjectSecrets;
 use crate::joins::sockets::VpcSockets;
 use crate::metrics;
 use anyhow::{Context, bail};
@@ -29,7 +30,7 @@ use api::{Api, Front, Machine, Observed, Platform, World};
 use plan::Plan;
 use plan::network::Networks;
 use serverless::builds::{Builder, BuilderConfig};
-use serverless::fleet::{Fleet, FleetOptions, RevisionOutcome, SecretFiles, StoreImages};
+use serverless::fleet::{Fleet, FleetOptions, RevisionOutcome, StoreImages};
 use serverless::images::{ImageStore, ImageStoreConfig};
 use serverless::logs::LogStore;
 use serverless::runtime::{EmbeddedConfig, EmbeddedRuntime, HelperProgram, Runtime, Surroundings};
@@ -323,7 +324,7 @@ impl Parts {
         let (fleet, outcomes) = Fleet::start(options.limits.services.bound(FleetOptions::new(
             runtime.clone(),
             Arc::new(StoreImages::new(images.clone())),
-            Arc::new(SecretFiles::new(dir.join("secrets"))),
+            Arc::new(ProjectSecrets::below(dir, &api)),
             logs,
         )));
         let proxy = Arc::new(start_proxy(options, &fleet, &vpc, &identity, requests)?);

@@ -18,6 +18,7 @@ use wire::run_v1;
 use super::document::{self, OutcomeDocument, RevisionDocument, ServiceDocument};
 use super::names;
 use super::quantity::{memory_bytes, processor_millis};
+use super::secret_paths::SecretPaths;
 use crate::error::{ApiError, Reason};
 use crate::iam_policy;
 
@@ -83,13 +84,15 @@ pub(crate) fn revision(name: &ResourceName, document: &Value) -> Result<Revision
     let dependencies = annotations.dependencies()?;
     let containers = spec.containers.unwrap_or_default();
     let only = containers.len() == 1;
-    let containers: Vec<Container> = containers
+    let mut containers: Vec<Container> = containers
         .into_iter()
         .enumerate()
         .map(|(index, given)| container(index, given, only, &dependencies))
         .collect::<Result<_, _>>()?;
     let processor_millis = containers.iter().map(|c| c.limits.processor_millis).sum();
-    let volumes = spec.volumes.unwrap_or_default();
+    let volumes = spec.volumes.unwrap_or_default().into_iter().enumerate().map(volume);
+    let mut volumes: Vec<Volume> = volumes.collect::<Result<_, _>>()?;
+    annotations.secret_paths()?.put(&mut containers, &mut volumes);
     let region = name.region().unwrap_or_default();
     Ok(Revision {
         name: name.clone(),
@@ -97,7 +100,7 @@ pub(crate) fn revision(name: &ResourceName, document: &Value) -> Result<Revision
         service: ResourceName::regional(&name.project, region, Kind::Service, &document.service),
         generation: document.generation,
         containers,
-        volumes: volumes.into_iter().enumerate().map(volume).collect::<Result<_, _>>()?,
+        volumes,
         concurrency: match spec.container_concurrency {
             None | Some(0) => concurrency_default(processor_millis),
             Some(given) => unsigned("spec.template.spec.containerConcurrency", given)?,
@@ -463,6 +466,12 @@ impl Notes {
         let Some(text) = self.get(names::DEPENDENCIES) else { return Ok(BTreeMap::new()) };
         let sentence = "must be a JSON map from a container to the containers it waits for";
         serde_json::from_str(text).map_err(|_| self.wrong(names::DEPENDENCIES, sentence))
+    }
+
+    fn secret_paths(&self) -> Result<SecretPaths, ApiError> {
+        let Some(text) = self.get(names::SECRETS) else { return Ok(SecretPaths::default()) };
+        let sentence = "must be a list of alias:projects/PROJECT/secrets/SECRET";
+        SecretPaths::parse(text).ok_or_else(|| self.wrong(names::SECRETS, sentence))
     }
 
     fn vpc_access(&self, revision: &ResourceName) -> Result<Option<VpcAccess>, ApiError> {

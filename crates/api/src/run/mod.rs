@@ -13,6 +13,7 @@ mod operations;
 mod outcome;
 mod policy;
 mod quantity;
+mod secret_paths;
 mod selector;
 mod status;
 mod unserved;

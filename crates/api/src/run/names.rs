@@ -32,6 +32,8 @@ pub(crate) const SESSION_AFFINITY: &str = "run.googleapis.com/sessionAffinity";
 pub(crate) const EXECUTION_ENVIRONMENT: &str = "run.googleapis.com/execution-environment";
 pub(crate) const DEPENDENCIES: &str = "run.googleapis.com/container-dependencies";
 pub(crate) const NETWORK_INTERFACES: &str = "run.googleapis.com/network-interfaces";
+/// Short names for secrets of other projects.
+pub(crate) const SECRETS: &str = "run.googleapis.com/secrets";
 pub(crate) const VPC_EGRESS: &str = "run.googleapis.com/vpc-access-egress";
 
 pub(crate) const LOCATION_LABEL: &str = "cloud.googleapis.com/location";

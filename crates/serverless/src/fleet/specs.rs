@@ -111,7 +111,8 @@ fn environment(
         let value = match &variable.value {
             EnvironmentValue::Literal(text) => text.clone(),
             EnvironmentValue::Secret(version) => {
-                let bytes = secrets.read(project, &version.secret, &version.version)?;
+                let (project, secret) = place(project, &version.secret);
+                let bytes = secrets.read(project, secret, &version.version)?;
                 String::from_utf8(bytes.to_vec())
                     .map_err(|_| format!("Secret {} is not text", version.secret))?
             }
@@ -152,6 +153,7 @@ fn secret_files(
     mode_default: u32,
     secrets: &dyn SecretSource,
 ) -> Result<Vec<VolumeFile>, String> {
+    let (project, secret) = place(project, secret);
     let file = |version: &str, path: &str, mode: Option<u32>| {
         let contents: Arc<[u8]> = secrets.read(project, secret, version)?;
         Ok(VolumeFile { path: path.to_owned(), contents, mode: mode.unwrap_or(mode_default) })
@@ -160,6 +162,12 @@ fn secret_files(
         return Ok(vec![file("latest", secret, None)?]);
     }
     items.iter().map(|(version, path, mode)| file(version, path, *mode)).collect()
+}
+
+/// The project and the name of a secret that is given by its name alone, or by its path.
+fn place<'a>(project: &'a str, secret: &'a str) -> (&'a str, &'a str) {
+    let path = secret.strip_prefix("projects/");
+    path.and_then(|rest| rest.split_once("/secrets/")).unwrap_or((project, secret))
 }
 
 fn probe(declared: &DeclaredProbe, own_port: u16) -> Probe {

@@ -12,4 +12,5 @@ pub(crate) mod network;
 pub(crate) mod observed;
 pub(crate) mod request_log;
 pub(crate) mod run_apps;
+pub(crate) mod secrets;
 pub(crate) mod sockets;
