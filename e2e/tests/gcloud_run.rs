@@ -16,7 +16,7 @@ use std::time::Duration;
 /// How long a line that was logged may take to be shown.
 const TAIL_LIMIT: Duration = Duration::from_secs(60);
 
-fn described(gcloud: &Gcloud, service: &str) -> Result<Value> {
+pub(crate) fn described(gcloud: &Gcloud, service: &str) -> Result<Value> {
     let line = format!("run services describe {service} --region={REGION} --format=json");
     Ok(serde_json::from_str(&gcloud.run(&line)?)?)
 }
@@ -30,7 +30,7 @@ fn at(described: &Value, place: &str) -> String {
     }
 }
 
-fn check(described: &Value, rows: &[(&str, &str, &str)]) -> Result<()> {
+pub(crate) fn check(described: &Value, rows: &[(&str, &str, &str)]) -> Result<()> {
     for (flag, place, expected) in rows {
         let found = at(described, place);
         // gcloud writes the truth values of annotations as Python does.

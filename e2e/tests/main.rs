@@ -6,12 +6,16 @@
 
 mod acceptance;
 mod builds;
+mod containers;
 mod door;
+mod egress;
 mod explaining;
 mod gcloud;
 mod gcloud_run;
 mod host;
 mod howto;
+mod identity;
+mod instances;
 mod kills;
 mod neighbours;
 mod refusals;
@@ -36,12 +40,17 @@ struct Stage {
 impl Stage {
     /// Starts a server for a test; `None`, said aloud, where the test cannot run.
     fn set(what: &str) -> anyhow::Result<Option<Stage>> {
+        Stage::set_with(what, &[])
+    }
+
+    /// Starts a server with further arguments of `up`.
+    fn set_with(what: &str, arguments: &[&str]) -> anyhow::Result<Option<Stage>> {
         if e2e::skipped_without_root(what) {
             return Ok(None);
         }
         let folder = tempfile::tempdir()?;
         let before = Before::now();
-        let server = Server::start(&folder.path().join("data"))?;
+        let server = Server::start_with(&folder.path().join("data"), arguments)?;
         Ok(Some(Stage { server, before, _folder: folder }))
     }
 
