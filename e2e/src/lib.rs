@@ -19,6 +19,7 @@ pub mod namespace;
 pub mod outside;
 pub mod probe;
 pub mod python;
+pub mod registry;
 pub mod server;
 pub mod wait;
 

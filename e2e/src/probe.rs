@@ -27,9 +27,7 @@ pub fn load(server: &Server) -> Result<()> {
     let (root, image) = (folder.path().join("root"), folder.path().join("image"));
     fs::create_dir_all(root.join("tmp"))?;
     fs::create_dir_all(&image)?;
-    let program = root.join("probe");
-    fs::write(&program, PROGRAM)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    place(&root)?;
     let layer = pack(&root, &image.join("layer.tar"))?;
     let config = json!({
         "architecture": "amd64",
@@ -46,6 +44,13 @@ pub fn load(server: &Server) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "tidegate image load: {said}");
     Ok(())
+}
+
+/// Puts the program into a directory, as `/probe`.
+pub fn place(root: &Path) -> Result<()> {
+    let program = root.join("probe");
+    fs::write(&program, PROGRAM)?;
+    Ok(fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?)
 }
 
 /// Packs a directory into an archive; its SHA-256.

@@ -1,14 +1,20 @@
 //! Sources deployed by gcloud: functions and web servers in Node.js and Python, built here from what
 //! the package registries have, and reached through the balancer.
 
+use crate::Stage;
 use crate::gcloud::stage_with_balancer;
 use anyhow::{Context, Result, ensure};
 use e2e::balancer::Balancer;
 use e2e::gcloud::Gcloud;
+use e2e::http::Connection;
+use e2e::probe;
+use e2e::registry::Registry;
 
 use e2e::REGION;
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 
 const NODE: &str = "\
 const odd = require('is-odd');
@@ -165,5 +171,68 @@ fn sources_are_deployed_as_services() -> Result<()> {
     gcloud.refused("No matching distribution found", &deploy("broken", &broken, &rest))?;
     let other = source(&gcloud, "other", &[("main.go", "package main")])?;
     gcloud.refused("No buildpack fits", &deploy("other", &other, ""))?;
+    stage.strike()
+}
+
+/// A directory with the host's shell, what it needs, and the test program, with a mark to tell it by.
+fn base_image(root: &Path, mark: &str) -> Result<()> {
+    fs::create_dir_all(root.join("etc"))?;
+    fs::create_dir_all(root.join("tmp"))?;
+    fs::write(root.join("etc/mark"), mark)?;
+    probe::place(root)?;
+    let listed = Command::new("ldd").arg("/bin/sh").output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain(["/bin/sh"]) {
+        let to = root.join(file.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().context("a file in a folder")?)?;
+        fs::copy(file, to)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_source_is_built_on_the_base_image_of_a_registry() -> Result<()> {
+    if e2e::skipped_without_root("base images of a registry") {
+        return Ok(());
+    }
+    let Some(registry) = Registry::start()? else { return Ok(()) };
+    let root = tempfile::tempdir()?;
+    base_image(root.path(), "first")?;
+    // No host has this one, so nothing here can stand in for the registry's.
+    registry.push("runtimes/python399", "latest", root.path())?;
+    let prefix = format!("{}/runtimes", registry.address);
+    let Some(stage) = Stage::set_with("base images", &["--base-images", &prefix])? else {
+        return Ok(());
+    };
+    let Some(gcloud) = Gcloud::at(&stage.server)? else { return Ok(()) };
+    let folder = source(&gcloud, "based", &[("Procfile", "web: /probe\n"), ("note", "mine\n")])?;
+    let deploy = |runtime: &str| {
+        format!(
+            "run deploy based --source={folder} --base-image={runtime} --region={REGION} \
+             --allow-unauthenticated --quiet"
+        )
+    };
+    gcloud.run(&deploy("python399"))?;
+    let service = stage.server.api()?.ready("based")?;
+    let url = service["status"]["url"].as_str().context("a service has a URL")?;
+    let host = url.trim_start_matches("https://");
+    let asked = |target: &str| -> Result<String> {
+        let at = &stage.server.environment()["TIDEGATE_RUN_APP_HTTP"];
+        let page = Connection::over(TcpStream::connect(at)?).get(host, target)?;
+        ensure!(page.status == 200, "{target}: {}: {}", page.status, page.text());
+        Ok(page.text())
+    };
+    ensure!(asked("/file/etc/mark")? == "first", "another base image");
+    ensure!(asked("/file/workspace/note")? == "mine\n", "the source is not in it");
+
+    // The tag is asked for again with each build.
+    base_image(root.path(), "second")?;
+    registry.push("runtimes/python399", "latest", root.path())?;
+    gcloud.run(&deploy("python399"))?;
+    ensure!(asked("/file/etc/mark")? == "second", "the base image before");
+
+    // What neither has is refused with what each says.
+    gcloud.refused("Nor is it in the registry: ", &deploy("python398"))?;
     stage.strike()
 }

@@ -98,6 +98,7 @@ impl Builder {
         runtime: Runtime,
         log: &Arc<BuildLog>,
     ) -> Result<ResolvedImage, BuildError> {
+        let mut missing = None;
         if let Some(prefix) = &self.inner.config.base_images {
             let reference = format!("{}/{runtime}:latest", prefix.trim_end_matches('/'));
             match self.inner.config.images.resolve(&reference, &|_| {}).await {
@@ -105,15 +106,24 @@ impl Builder {
                     log.say(&format!("base image {}", found.pinned));
                     return Ok(found);
                 }
-                Err(error) => log.say(&format!("no base image from the registry: {error}")),
+                Err(error) => {
+                    log.say(&format!("no base image from the registry: {error}"));
+                    missing = Some(error);
+                }
             }
         }
         let _one_at_a_time = self.inner.assembling.lock().await;
         let host = self.host().await;
         let found = match runtime.language {
-            Language::Node => self.node(runtime, &host, log).await?,
-            Language::Python => self.python(runtime, &host, log).await?,
+            Language::Node => self.node(runtime, &host, log).await,
+            Language::Python => self.python(runtime, &host, log).await,
         };
+        let found = found.map_err(|error| match (error, missing) {
+            (BuildError::Unsupported(here), Some(there)) => {
+                BuildError::Unsupported(format!("{here}. Nor is it in the registry: {there}"))
+            }
+            (error, _) => error,
+        })?;
         log.say(&format!("base image {}", found.reference));
         Ok(found)
     }
