@@ -63,6 +63,7 @@ pub(super) fn shown(container: &Value, of_template: &OfTemplate) -> Value {
 
 /// A container as version 1 writes it; what version 1 has in the template goes into `of_template`.
 pub(super) fn wanted(
+    project: &str,
     field: &str,
     container: &Value,
     of_template: &mut OfTemplate,
@@ -79,7 +80,8 @@ pub(super) fn wanted(
         }
     }
     if let Some(env) = container.get("env").and_then(Value::as_array) {
-        wanted.insert("env".into(), env.iter().map(variable_wanted).collect());
+        let variables = env.iter().map(|variable| variable_wanted(project, variable));
+        wanted.insert("env".into(), variables.collect());
     }
     if let Some(resources) = container.get("resources") {
         let flag = |name: &str| resources.get(name).and_then(Value::as_bool).unwrap_or(false);
@@ -105,12 +107,12 @@ fn variable_shown(variable: &Value) -> Value {
     Value::Object(shown)
 }
 
-fn variable_wanted(variable: &Value) -> Value {
+fn variable_wanted(project: &str, variable: &Value) -> Value {
     let mut wanted = copied(variable, &["name", "value"]);
     if let Some(secret) = variable.pointer("/valueSource/secretKeyRef") {
         let version = secret.get("version").cloned().unwrap_or_else(|| "latest".into());
         let name = secret.get("secret").and_then(Value::as_str).unwrap_or_default();
-        let reference = json!({ "name": last_segment(name), "key": version });
+        let reference = json!({ "name": secret_wanted(project, name), "key": version });
         wanted.insert("valueFrom".into(), json!({ "secretKeyRef": reference }));
     }
     Value::Object(wanted)
@@ -148,7 +150,7 @@ pub(super) fn volume_shown(volume: &Value) -> Value {
 }
 
 /// A volume as version 1 writes it.
-pub(super) fn volume_wanted(field: &str, volume: &Value) -> Result<Value, ApiError> {
+pub(super) fn volume_wanted(project: &str, field: &str, volume: &Value) -> Result<Value, ApiError> {
     if volume.get("cloudSqlInstance").is_some_and(is_something) {
         return Err(invalid(format!("{field}.cloudSqlInstance"), "is not served here"));
     }
@@ -165,7 +167,7 @@ pub(super) fn volume_wanted(field: &str, volume: &Value) -> Result<Value, ApiErr
     if let Some(secret) = volume.get("secret") {
         let mut of_secret = copied(secret, &["defaultMode"]);
         let name = secret.get("secret").and_then(Value::as_str).unwrap_or_default();
-        of_secret.insert("secretName".into(), last_segment(name).into());
+        of_secret.insert("secretName".into(), secret_wanted(project, name).into());
         if let Some(items) = secret.get("items").and_then(Value::as_array) {
             of_secret.insert(
                 "items".into(),
@@ -191,8 +193,10 @@ fn renamed(item: &Value, from: &str, to: &str) -> Value {
     Value::Object(item)
 }
 
-fn last_segment(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or_default()
+/// A secret of the own project goes by its name, one of another by its path.
+fn secret_wanted<'a>(project: &str, secret: &'a str) -> &'a str {
+    let below = secret.strip_prefix("projects/").and_then(|rest| rest.strip_prefix(project));
+    below.and_then(|rest| rest.strip_prefix("/secrets/")).unwrap_or(secret)
 }
 
 /// Those fields of an object.
@@ -209,5 +213,22 @@ pub(super) fn is_something(value: &Value) -> bool {
         Value::Object(object) => !object.is_empty(),
         Value::String(text) => !text.is_empty(),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_of_another_project_keeps_its_path() {
+        for (given, expected) in [
+            ("s", "s"),
+            ("projects/p/secrets/s", "s"),
+            ("projects/p2/secrets/s", "projects/p2/secrets/s"),
+            ("projects/7/secrets/s", "projects/7/secrets/s"),
+        ] {
+            assert_eq!(secret_wanted("p", given), expected, "{given}");
+        }
     }
 }

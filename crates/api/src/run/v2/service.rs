@@ -232,7 +232,7 @@ pub(super) fn wanted(
             "annotations": annotations(body, current)?,
         },
         "spec": {
-            "template": template::wanted(template, current_template)?,
+            "template": template::wanted(&name.project, template, current_template)?,
             "traffic": traffic,
         },
     }))

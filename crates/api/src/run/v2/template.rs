@@ -160,17 +160,22 @@ fn vpc_access_shown(template: &Value) -> Option<Value> {
 }
 
 /// A template as version 1 writes it; `current` is the one it takes the place of.
-pub(super) fn wanted(template: &Value, current: Option<&Value>) -> Result<Value, ApiError> {
+pub(super) fn wanted(
+    project: &str,
+    template: &Value,
+    current: Option<&Value>,
+) -> Result<Value, ApiError> {
     check_served(template)?;
     let mut of_template =
         OfTemplate { cpu_idle: true, startup_cpu_boost: false, dependencies: Map::new() };
     let items = |key: &str| template.get(key).and_then(Value::as_array).into_iter().flatten();
     let containers = items("containers").enumerate().map(|(index, given)| {
-        container::wanted(&format!("template.containers[{index}]"), given, &mut of_template)
+        let field = format!("template.containers[{index}]");
+        container::wanted(project, &field, given, &mut of_template)
     });
     let containers: Vec<Value> = containers.collect::<Result<_, _>>()?;
     let volumes = items("volumes").enumerate().map(|(index, given)| {
-        container::volume_wanted(&format!("template.volumes[{index}]"), given)
+        container::volume_wanted(project, &format!("template.volumes[{index}]"), given)
     });
     let volumes: Vec<Value> = volumes.collect::<Result<_, _>>()?;
 
