@@ -3,7 +3,7 @@
 use crate::Stage;
 use anyhow::{Context, Result, ensure};
 use e2e::gcloud::Gcloud;
-use e2e::{IMAGE, REGION, wait};
+use e2e::{IMAGE, REGION, ZONE, wait};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -81,5 +81,49 @@ fn a_service_is_reached_by_its_url_and_a_tags_url_as_ingress_and_access_say() ->
     let told = told(&stage)?;
     let requests = told["runApp"][1]["requests"].as_u64().context("a count of requests")?;
     ensure!(requests >= 9, "{told}");
+    stage.strike()
+}
+
+#[test]
+fn a_client_vm_reaches_by_its_url_what_only_its_network_may_reach() -> Result<()> {
+    let Some(stage) = Stage::set("run.app addresses in a network")? else { return Ok(()) };
+    let Some(gcloud) = Gcloud::at(&stage.server)? else { return Ok(()) };
+    for line in [
+        "compute networks create inner --subnet-mode=custom",
+        &format!(
+            "compute networks subnets create inner --network=inner --range=10.9.0.0/24 --region={REGION}"
+        ),
+        "compute firewall-rules create inner-ssh --network=inner --allow=tcp:22",
+        &format!(
+            "compute instances create vm --zone={ZONE} --network=inner --subnet=inner \
+             --image-family=debian-12 --image-project=debian-cloud"
+        ),
+        &format!(
+            "run deploy inner --image={IMAGE} --region={REGION} --ingress=internal --no-allow-unauthenticated"
+        ),
+    ] {
+        gcloud.run(line)?;
+    }
+    let describe = format!("run services describe inner --region={REGION}");
+    let url = gcloud.run(&format!("{describe} --format=value(status.url)"))?.trim().to_owned();
+    ensure!(status(&gcloud, &[&url])? == "404 2", "from outside");
+
+    let ask = "curl -sS -o /dev/null -w 'answered %{http_code} %{http_version}'";
+    let from_vm = |more: &str| gcloud.ssh("vm", &format!("{ask} {more} {url}"));
+    let with_token = "-H \"Authorization: Bearer $(curl -sS -H 'Metadata-Flavor: Google' \
+                      'http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/identity";
+    let with_token = |audience: &str| format!("{with_token}?audience={audience}')\"");
+    ensure!(from_vm("")?.contains("answered 403 2"), "without a token");
+    ensure!(from_vm(&with_token(&url))?.contains("answered 403 2"), "without the role");
+    let machine = gcloud.run(&format!(
+        "compute instances describe vm --zone={ZONE} --format=value(serviceAccounts[0].email)"
+    ))?;
+    gcloud.run(&format!(
+        "run services add-iam-policy-binding inner --region={REGION} --role=roles/run.invoker --member=serviceAccount:{}",
+        machine.trim()
+    ))?;
+    ensure!(from_vm(&with_token(&url))?.contains("answered 200 2"), "with token and role");
+    let elsewhere = with_token("https://example.com");
+    ensure!(from_vm(&elsewhere)?.contains("answered 401 2"), "a token for somebody else");
     stage.strike()
 }

@@ -528,7 +528,7 @@ pub(crate) async fn carry_out<'p, C: Client>(
                 None => return Ending::Broken,
             },
         };
-        let request = head.get_or_insert_with(|| {
+        let head = head.get_or_insert_with(|| {
             let mut fresh =
                 fresh_head.unwrap_or_else(|| client.outbound_head(&forwarding, lease.protocol));
             whole = client.absorb_body(&mut fresh);
@@ -545,7 +545,7 @@ pub(crate) async fn carry_out<'p, C: Client>(
             begun: (at_once && attempts == 1).then_some(started),
             attempt_ends_at: None,
         };
-        let attempt = match request {
+        let attempt = match head {
             OutboundHead::Http1(bytes) => {
                 http1::upstream::attempt(client, context, bytes, &lease).await
             }
@@ -555,12 +555,7 @@ pub(crate) async fn carry_out<'p, C: Client>(
         };
         drop(lease);
         match attempt {
-            Attempt::Ended { request_read } => {
-                if let Some(OutboundHead::Http1(bytes)) = head {
-                    connection.worker.buffers.give_text(bytes);
-                }
-                return Ending::Complete { request_read };
-            }
+            Attempt::Ended { request_read } => return Ending::Complete { request_read },
             Attempt::Broken => return Ending::Broken,
             Attempt::Refused(status, body, why) => {
                 return Ending::Answer(Box::new(forwarding.answer(status, body, why)));

@@ -8,6 +8,7 @@
 
 use crate::joins::metadata::MachineMetadata;
 use crate::joins::observed::Progress;
+use crate::joins::run_apps::RunApps;
 use model::ResourceName;
 use plan::Plan;
 use proxy::{ListenFailure, Proxy};
@@ -25,6 +26,7 @@ pub(crate) struct Applier {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) metadata: Arc<MachineMetadata>,
+    pub(crate) run_apps: Arc<RunApps>,
     /// Held while a plan is carried out, and for ever by whoever wants no other to be.
     pub(crate) turn: Arc<Mutex<()>>,
 }
@@ -63,10 +65,12 @@ impl Applier {
             self.serve(&Arc::new(remaining)).await;
         }
         let (vpc, networks) = (self.vpc.clone(), plan.networks.clone());
-        let metadata = self.metadata.clone();
+        let (metadata, run_apps) = (self.metadata.clone(), self.run_apps.clone());
         let apply = move || {
+            run_apps.leave_others(&networks);
             let failures = vpc.apply(&networks);
             metadata.follow(&vpc, &networks);
+            run_apps.enter(&networks);
             failures
         };
         match tokio::task::spawn_blocking(apply).await {

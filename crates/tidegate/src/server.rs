@@ -7,7 +7,7 @@ use crate::admin::Admin;
 use crate::applier::{Applier, chain};
 use crate::behind::Counter;
 use crate::cli::Up;
-use crate::data_dir::{DataDir, Held, Running};
+use crate::data_dir::{DataDir, Held, RunAppAddresses, Running};
 use crate::handover::{self, Inheritance, Predecessor, Successor};
 use crate::joins::builds::SourceBuilds;
 use crate::joins::callers::IssuedTokens;
@@ -15,7 +15,7 @@ use crate::joins::endpoints::FleetEndpoints;
 use crate::joins::instance_port::VpcPorts;
 use crate::joins::logs::ContainerLogs;
 use crate::joins::metadata::{ContainerMetadata, MachineMetadata};
-use crate::joins::network::VpcEgress;
+use crate::joins::network::{Internet, VpcEgress};
 use crate::joins::observed::Progress;
 use crate::joins::request_log::RequestEntries;
 use crate::joins::run_apps::{self, RunApps};
@@ -36,12 +36,12 @@ use serverless::logs::LogStore;
 use serverless::runtime::{EmbeddedConfig, EmbeddedRuntime, HelperProgram, Runtime, Surroundings};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{OnceCell, OwnedMutexGuard, mpsc, watch};
 use tokio::task::JoinHandle;
 use vpc::Vpc;
-use vpc::egress::{Egress, Host};
+use vpc::egress::Egress;
 
 /// Who holds the token made at the first start.
 const OWNER_EMAIL: &str = "owner@tidegate.local";
@@ -146,7 +146,7 @@ impl Server {
         let mut parts = Parts::assemble(dir, options, inherited).await?;
         parts.wait_until_served().await;
 
-        let run_apps = parts.open_run_apps(dir, before.as_ref(), inherited.is_some()).await?;
+        let run_apps = parts.open_run_apps(before.as_ref(), inherited.is_some()).await?;
         let door = parts.open_door(dir, options, run_apps, inherited).await?;
         let proxy = parts.applier.proxy.clone();
         let render: metrics::Render = Arc::new(move || proxy.render_openmetrics());
@@ -155,8 +155,7 @@ impl Server {
             None => metrics::listen(metrics_address(options, before.as_ref()))?,
         };
         let metrics_at = metrics::serve(metrics_listener.try_clone()?, render)?;
-        let running =
-            Running::this(door.address(), metrics_at, Some(run_apps.addresses), &options.project);
+        let running = Running::this(door.address(), metrics_at, Some(run_apps), &options.project);
         dir.announce(&running)?;
         // A path may be too long for a socket, which is no reason not to serve.
         let successors = handover::Door::open(dir);
@@ -298,10 +297,7 @@ impl Parts {
         let logs = LogStore::new();
         let requests = Arc::new(RequestEntries::default());
         let container_logs = Arc::new(ContainerLogs::new(logs.clone(), requests.clone()));
-        let directory = dir.join("images");
-        let credentials = options.registry_config.clone();
-        let images = ImageStore::open(ImageStoreConfig { directory, credentials })
-            .context("could not open the image store")?;
+        let images = open_images(dir, options)?;
         let (builder, builds) = open_builder(dir, options, &images).await?;
         let builds = Some(builds);
         let platform = Platform { identity: identity.clone(), logs: container_logs, builds };
@@ -311,7 +307,9 @@ impl Parts {
             .map_err(|error| anyhow::anyhow!("could not make the project: {error}"))?;
 
         let metadata = Metadata::new(api.clone(), identity.clone());
-        let egress = Egress::new(vpc.clone(), plans.clone(), Arc::new(Host));
+        let outside = Arc::new(OnceLock::new());
+        let internet = Internet { run_apps: Arc::clone(&outside) };
+        let egress = Egress::new(vpc.clone(), plans.clone(), Arc::new(internet));
         let surroundings = Surroundings {
             metadata: Some(Arc::new(ContainerMetadata(metadata.clone()))),
             network: Some(Arc::new(VpcEgress(egress))),
@@ -328,18 +326,15 @@ impl Parts {
             logs,
         )));
         let proxy = Arc::new(start_proxy(options, &fleet, &vpc, &identity, requests)?);
-        let sockets = inherited.map(|inherited| &inherited.data_plane[..]).unwrap_or_default();
-        for (network, socket) in sockets {
-            let network = network.clone().unwrap_or_else(run_apps::host);
-            proxy.inherit(network, vec![socket.try_clone()?])?;
-        }
-        let machines = Arc::new(MachineMetadata::new(metadata));
+        inherit_sockets(&proxy, inherited)?;
+        vpc.trust(door::bundle_file(dir.root()));
         let applier = Arc::new(Applier {
+            run_apps: Arc::new(RunApps::new(dir, Arc::clone(&proxy), outside)?),
             vpc,
             fleet,
             proxy,
             progress: progress.clone(),
-            metadata: machines,
+            metadata: Arc::new(MachineMetadata::new(metadata, plans.clone())),
             turn: Arc::default(),
         });
         let tasks = vec![
@@ -362,14 +357,12 @@ impl Parts {
     /// Lets clients of services in.
     async fn open_run_apps(
         &self,
-        dir: &DataDir,
         before: Option<&Running>,
         is_inherited: bool,
-    ) -> anyhow::Result<RunApps> {
-        let (dir, proxy) = (dir.clone(), self.applier.proxy.clone());
+    ) -> anyhow::Result<RunAppAddresses> {
+        let run_apps = self.applier.run_apps.clone();
         let before = before.and_then(|before| before.run_app);
-        tokio::task::spawn_blocking(move || RunApps::open(&dir, &proxy, before, is_inherited))
-            .await?
+        tokio::task::spawn_blocking(move || run_apps.open_outside(before, is_inherited)).await?
     }
 
     /// Lets clients in.
@@ -377,11 +370,11 @@ impl Parts {
         &self,
         dir: &DataDir,
         options: &Up,
-        run_apps: RunApps,
+        run_apps: RunAppAddresses,
         inherited: Option<&Inheritance>,
     ) -> anyhow::Result<Door> {
         let (api, images) = (self.api.clone(), self.images.clone());
-        let admin = Admin::new(api, self.applier.clone(), images, run_apps.addresses);
+        let admin = Admin::new(api, self.applier.clone(), images, run_apps);
         let front = Front::new(self.api.clone(), self.identity.clone());
         let vpc = self.applier.vpc.clone();
         let config = door::Config {
@@ -390,7 +383,7 @@ impl Parts {
             beyond_loopback: options.listen_beyond_loopback,
             behind: Arc::new(Counter { front, admin }),
             instances: Arc::new(VpcPorts { vpc, plans: self.plans.clone() }),
-            run_apps: Arc::new(run_apps),
+            run_apps: self.applier.run_apps.clone(),
             inherited: inherited
                 .map(|inherited| inherited.api.try_clone())
                 .transpose()?
@@ -418,6 +411,22 @@ pub(crate) async fn clear(dir: &DataDir) -> anyhow::Result<()> {
 }
 
 /// Builds from source, with a runtime of its own that is only ever used for them.
+fn open_images(dir: &DataDir, options: &Up) -> anyhow::Result<ImageStore> {
+    let (directory, credentials) = (dir.join("images"), options.registry_config.clone());
+    ImageStore::open(ImageStoreConfig { directory, credentials })
+        .context("could not open the image store")
+}
+
+/// Lets the data plane go on with the sockets of the server it replaces.
+fn inherit_sockets(proxy: &proxy::Proxy, inherited: Option<&Inheritance>) -> anyhow::Result<()> {
+    let sockets = inherited.map(|inherited| &inherited.data_plane[..]).unwrap_or_default();
+    for (network, socket) in sockets {
+        let network = network.clone().unwrap_or_else(run_apps::host);
+        proxy.inherit(network, vec![socket.try_clone()?])?;
+    }
+    Ok(())
+}
+
 async fn open_builder(
     dir: &DataDir,
     options: &Up,

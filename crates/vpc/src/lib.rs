@@ -19,6 +19,6 @@ mod vpc;
 
 pub use error::{Failure, VpcError};
 pub use instance::{InstanceStatus, Observation, helper_main};
-pub use network::{METADATA_ADDRESS, TUNNEL_ADDRESS};
+pub use network::{METADATA_ADDRESS, RUN_APP_ADDRESS, TUNNEL_ADDRESS};
 pub use requirements::{Requirement, requirements};
 pub use vpc::Vpc;

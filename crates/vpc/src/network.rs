@@ -20,6 +20,10 @@ pub const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(35, 235, 240, 1);
 /// The address of the metadata server, in every network.
 pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
+/// The address of every `run.app` name, in every network and for every instance of Cloud Run: one of those
+/// the names have on the internet.
+pub const RUN_APP_ADDRESS: Ipv4Addr = Ipv4Addr::new(34, 143, 72, 2);
+
 /// Finished connections are forgotten soon: at the default of two minutes, a load test of some thousand
 /// connections a second fills the kernel's table. The options are there once a ruleset tracks.
 const CONNECTION_TRACKING: [(&str, &str); 2] = [
@@ -132,7 +136,7 @@ async fn reconcile(
 ) -> Result<(), VpcError> {
     let own = plan.subnets.iter().filter(|subnet| subnet.purpose.takes_addresses());
     let gateways = own.map(|subnet| subnet.gateway);
-    let own = gateways.chain([METADATA_ADDRESS]).chain(guests.iter().copied());
+    let own = gateways.chain([METADATA_ADDRESS, RUN_APP_ADDRESS]).chain(guests.iter().copied());
     let addresses: BTreeSet<Ipv4Addr> = own.chain(plan.frontends.iter().copied()).collect();
     links.set_loopback_addresses(&addresses).await?;
 

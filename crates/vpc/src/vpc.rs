@@ -20,9 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -50,6 +50,8 @@ struct Inner {
     /// What is seen of instances by name, apart from the state for the same reason.
     watched: RwLock<BTreeMap<ResourceName, Watched>>,
     changes: watch::Sender<u64>,
+    /// The certificates that instances trust instead of the host's.
+    roots: OnceLock<PathBuf>,
 }
 
 /// An instance, for those who only look.
@@ -96,8 +98,15 @@ impl Vpc {
             guests: RwLock::default(),
             watched: RwLock::default(),
             changes: watch::channel(0).0,
+            roots: OnceLock::new(),
         };
         Ok(Vpc { inner: Arc::new(inner) })
+    }
+
+    /// Lets instances that start from now on trust the certificates in this file (PEM) instead of those that
+    /// the host trusts; said once.
+    pub fn trust(&self, roots: PathBuf) {
+        self.inner.roots.get_or_init(|| roots);
     }
 
     /// Makes the host what the plan says. Blocks: networks, addresses, firewall and keys are in force when
@@ -195,6 +204,24 @@ impl Vpc {
         };
         let failed = |source| VpcError::Socket { what: format!("listen on {address}"), source };
         self.within(network, listen)?.map_err(failed)
+    }
+
+    /// A datagram socket inside the network, nonblocking, which others of the same address may join. Nothing
+    /// outside the network can reach it.
+    pub fn bind(
+        &self,
+        network: &ResourceName,
+        address: SocketAddrV4,
+    ) -> Result<UdpSocket, VpcError> {
+        let bind = || {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            socket.set_reuse_port(true)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&address.into())?;
+            Ok(UdpSocket::from(socket))
+        };
+        let failed = |source| VpcError::Socket { what: format!("bind to {address}"), source };
+        self.within(network, bind)?.map_err(failed)
     }
 
     /// Connects inside the network to `to`, as if from `from`, which must be an address of the network's
@@ -356,6 +383,9 @@ impl Inner {
         }
         let folder = self.instance_folder(plan.id);
         folder.write(plan, &network.hosts)?;
+        if let Some(roots) = self.roots.get() {
+            folder.trust(roots)?;
+        }
         let to_here = network.routes.iter().filter(|route| route.via == plan.address);
         let order = Order {
             plan: plan.clone(),

@@ -39,7 +39,7 @@ pub use self::iap::InstancePort;
 pub use self::pointing::{Pointing, Shell};
 pub use self::private_file::PrivateFileError;
 pub(crate) use self::private_file::{make_folder, remembered};
-pub use self::run_app::run_app_tls;
+pub use self::run_app::{RunAppTls, run_app_tls};
 
 use crate::http::{Principal, Request, Response};
 

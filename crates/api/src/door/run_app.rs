@@ -20,8 +20,11 @@ use super::hosts::{self, Host};
 /// What services may be spoken to in, best first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The TLS server of every `run.app` name, with the authority of this data directory.
-pub fn run_app_tls(data_dir: &Path) -> Result<Arc<ServerConfig>, AuthorityError> {
+/// The TLS server of every `run.app` name.
+pub type RunAppTls = Arc<ServerConfig>;
+
+/// Makes it, with the authority of this data directory.
+pub fn run_app_tls(data_dir: &Path) -> Result<RunAppTls, AuthorityError> {
     let authority = Authority::open(&data_dir.join(super::FOLDER), OffsetDateTime::now_utc())?;
     let certificates = Arc::new(Certificates { authority, kept: Mutex::default() });
     let unusable = |source| AuthorityError::Leaf { host: "*.run.app".to_owned(), source };

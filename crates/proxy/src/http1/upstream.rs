@@ -77,6 +77,10 @@ pub(crate) async fn attempt<C: Client>(
     context.forwarding.record.request_bytes += upload.passed;
     let read = upload.is_finished();
     *head = upload.drain.into_head();
+    if !matches!(attempt, Exchanged::Over(_)) {
+        // It will not be sent again.
+        worker.buffers.give_text(std::mem::take(head));
+    }
     match attempt {
         Exchanged::Reusable => {
             if inbox.is_empty() && read {

@@ -1,20 +1,25 @@
 //! The metadata server, for instances by the socket in their own network, and for client VMs by their
-//! address in the network they are in.
+//! address in the network they are in; to these it is the name server too.
 
 use api::metadata::{Metadata, serve};
 use model::ResourceName;
+use plan::Plan;
 use plan::fleet::RevisionPlan;
 use plan::network::Networks;
 use serverless::runtime::{InstanceId, MetadataServer, Pending};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use vpc::egress::serve_names;
 use vpc::{METADATA_ADDRESS, Vpc};
 
 /// Where clients expect the metadata server.
 const PORT: u16 = 80;
+/// Where they ask for names.
+const NAMES_PORT: u16 = 53;
 
 /// Answers Cloud Run instances.
 #[derive(Debug)]
@@ -33,18 +38,20 @@ impl MetadataServer for ContainerMetadata {
     }
 }
 
-/// Answers client VMs: one listener in each network.
+/// Answers client VMs: a listener and a socket for names in each network.
 #[derive(Debug)]
 pub(crate) struct MachineMetadata {
     metadata: Metadata,
+    plans: watch::Receiver<Arc<Plan>>,
     tasks: Handle,
-    listeners: Mutex<BTreeMap<u64, AbortHandle>>,
+    listeners: Mutex<BTreeMap<u64, [AbortHandle; 2]>>,
 }
 
 impl MachineMetadata {
     /// Answers in no network yet; the answers are given by tasks of the runtime this is called in.
-    pub(crate) fn new(metadata: Metadata) -> MachineMetadata {
-        MachineMetadata { metadata, tasks: Handle::current(), listeners: Mutex::default() }
+    pub(crate) fn new(metadata: Metadata, plans: watch::Receiver<Arc<Plan>>) -> MachineMetadata {
+        let tasks = Handle::current();
+        MachineMetadata { metadata, plans, tasks, listeners: Mutex::default() }
     }
 
     /// Answers in these networks and no others. Blocks while sockets are made.
@@ -53,7 +60,7 @@ impl MachineMetadata {
         listeners.retain(|id, answering| {
             let stays = networks.iter().any(|network| network.id == *id);
             if !stays {
-                answering.abort();
+                answering.iter().for_each(AbortHandle::abort);
             }
             stays
         });
@@ -61,10 +68,16 @@ impl MachineMetadata {
             if listeners.contains_key(&network.id) {
                 continue;
             }
-            let address = SocketAddrV4::new(METADATA_ADDRESS, PORT);
-            match vpc.listen(&network.name, address) {
-                Ok(listener) => {
-                    let answering = self.answer(network.name.clone(), listener);
+            let opened = vpc
+                .listen(&network.name, SocketAddrV4::new(METADATA_ADDRESS, PORT))
+                .and_then(|listener| {
+                    let names = SocketAddrV4::new(METADATA_ADDRESS, NAMES_PORT);
+                    Ok((listener, vpc.bind(&network.name, names)?))
+                });
+            match opened {
+                Ok((listener, names)) => {
+                    let name = &network.name;
+                    let answering = [self.answer(name.clone(), listener), self.name(name, names)];
                     listeners.insert(network.id, answering);
                 }
                 // The network itself failed, and is tried again with the next plan.
@@ -81,5 +94,11 @@ impl MachineMetadata {
             IpAddr::V6(_) => None,
         };
         self.tasks.spawn(serve(metadata, listener, who)).abort_handle()
+    }
+
+    fn name(&self, network: &ResourceName, questions: UdpSocket) -> AbortHandle {
+        let (plans, network) = (self.plans.clone(), network.clone());
+        let known = move || plans.borrow().networks.get(&network).cloned();
+        self.tasks.spawn(serve_names(questions, known)).abort_handle()
     }
 }

@@ -106,11 +106,11 @@ impl Egress {
         self,
         revision: Arc<Revision>,
         connections: std::net::TcpListener,
-        names: std::net::UdpSocket,
+        questions: std::net::UdpSocket,
     ) {
         let sockets = TcpListener::from_std(connections)
-            .and_then(|connections| Ok((connections, UdpSocket::from_std(names)?)));
-        let (connections, names) = match sockets {
+            .and_then(|connections| Ok((connections, UdpSocket::from_std(questions)?)));
+        let (connections, questions) = match sockets {
             Ok(sockets) => sockets,
             Err(error) => {
                 tracing::warn!(revision = %revision.name, %error, "an instance has no way out");
@@ -124,7 +124,10 @@ impl Egress {
                 tracing::warn!(revision = %sender.revision.name, %error, "no address in the VPC");
             }
         }
-        tokio::join!(sender.carry_connections(connections), sender.answer_names(names));
+        tokio::join!(
+            sender.carry_connections(connections),
+            names::serve(questions, || sender.network())
+        );
     }
 }
 
@@ -241,28 +244,17 @@ impl Sender {
         let plan = self.egress.plans.borrow().clone();
         plan.networks.get(&name).cloned()
     }
+}
 
-    async fn answer_names(&self, socket: UdpSocket) {
-        let mut lookups = FuturesUnordered::new();
-        let mut question = vec![0; names::DATAGRAM_BYTES_MAX];
-        loop {
-            let may_receive = lookups.len() < LOOKUPS_MAX;
-            tokio::select! {
-                Some(answered) = lookups.next() => {
-                    let (answer, asker): (Vec<u8>, SocketAddr) = answered;
-                    // Whoever asked may be gone.
-                    let _ = socket.send_to(&answer, asker).await;
-                }
-                received = socket.recv_from(&mut question), if may_receive => {
-                    let Ok((count, asker)) = received else { continue };
-                    let hosts = self.network();
-                    let asked = question[..count].to_vec();
-                    lookups.push(async move {
-                        (names::answer(&asked, hosts.as_deref()).await, asker)
-                    });
-                }
-            }
-        }
+/// Answers the questions for names that come to a socket, as the name server of instances does; `network` is
+/// asked for the network whose names are known there.
+pub async fn serve_names(
+    socket: std::net::UdpSocket,
+    network: impl Fn() -> Option<Arc<NetworkPlan>>,
+) {
+    match UdpSocket::from_std(socket) {
+        Ok(socket) => names::serve(socket, network).await,
+        Err(error) => tracing::warn!(%error, "names are not answered"),
     }
 }
 

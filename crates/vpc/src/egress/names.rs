@@ -1,19 +1,22 @@
-//! The name server of an instance: names of its VPC network are answered here, all others by the name
-//! server of this host.
+//! The name server of instances: names of their VPC network and of Cloud Run services are answered here, all
+//! others by the name server of this host.
 //!
 //! Only what is needed of the protocol is read: the first question of a datagram.
 //!
 //! Invariant: every answer repeats the question it is for, and a name under `internal` never leaves.
 
+use super::LOOKUPS_MAX;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use plan::network::NetworkPlan;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
 
 /// A longer datagram is cut, and then is no question.
-pub(super) const DATAGRAM_BYTES_MAX: usize = 4096;
+const DATAGRAM_BYTES_MAX: usize = 4096;
 /// How long this host's name server may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Where this host says who its name server is.
@@ -30,6 +33,8 @@ const ANSWERS: [u8; 2] = [0x80, 0x80];
 /// The names of the metadata server, which every container has in its `/etc/hosts` as well.
 const METADATA: [&str; 2] = ["metadata.google.internal", "metadata"];
 const INTERNAL: &str = "internal";
+/// What the names of services end with.
+const RUN_APP: &str = ".run.app";
 
 /// Response codes.
 const FINE: u8 = 0;
@@ -46,6 +51,28 @@ pub(super) async fn answer(asked: &[u8], network: Option<&NetworkPlan>) -> Vec<u
             tracing::debug!(%error, "a name could not be looked up");
             question.answer(FAILED, None)
         }),
+    }
+}
+
+/// Answers the questions that come to a socket, with the names of the network as it is at the time.
+pub(super) async fn serve(socket: UdpSocket, network: impl Fn() -> Option<Arc<NetworkPlan>>) {
+    let mut lookups = FuturesUnordered::new();
+    let mut question = vec![0; DATAGRAM_BYTES_MAX];
+    loop {
+        let may_receive = lookups.len() < LOOKUPS_MAX;
+        tokio::select! {
+            Some(answered) = lookups.next() => {
+                let (answer, asker): (Vec<u8>, SocketAddr) = answered;
+                // Whoever asked may be gone.
+                let _ = socket.send_to(&answer, asker).await;
+            }
+            received = socket.recv_from(&mut question), if may_receive => {
+                let Ok((count, asker)) = received else { continue };
+                let hosts = network();
+                let asked = question[..count].to_vec();
+                lookups.push(async move { (answer(&asked, hosts.as_deref()).await, asker) });
+            }
+        }
     }
 }
 
@@ -87,9 +114,10 @@ impl<'a> Question<'a> {
 
     /// What is answered here; nothing for names that are somebody else's.
     fn own_answer(&self, network: Option<&NetworkPlan>) -> Option<Vec<u8>> {
-        let address = match METADATA.contains(&self.name.as_str()) {
-            true => Some(crate::METADATA_ADDRESS),
-            false => network.and_then(|network| network.hosts.get(&self.name).copied()),
+        let address = match self.name.as_str() {
+            name if METADATA.contains(&name) => Some(crate::METADATA_ADDRESS),
+            name if name.ends_with(RUN_APP) => Some(crate::RUN_APP_ADDRESS),
+            name => network.and_then(|network| network.hosts.get(name).copied()),
         };
         let is_internal = self.name.rsplit('.').next() == Some(INTERNAL);
         match address {
@@ -182,6 +210,11 @@ mod tests {
         assert_eq!(own("Metadata.Google.Internal", 1), metadata);
         assert_eq!(own("metadata.google.internal", 28), Some((0, None)));
         assert_eq!(own("vm.us-west1-a.c.p.internal", 1), Some((3, None)));
+        let service = Some((0, Some([34, 143, 72, 2])));
+        assert_eq!(own("app-902184053779.us-west1.run.app", 1), service);
+        assert_eq!(own("blue---app-xennwr7e7x-uw.a.run.app", 1), service);
+        assert_eq!(own("app-902184053779.us-west1.run.app", 28), Some((0, None)));
+        assert_eq!(own("run.app.example.com", 1), None);
         assert_eq!(own("example.com", 1), None);
     }
 

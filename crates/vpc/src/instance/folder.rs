@@ -6,6 +6,7 @@
 //!   process        the running instance: process id, its start time, boot
 //!   console.log    what was written to the serial port
 //!   accounts       the user ids given out so far
+//!   roots.pem      the certificates the instance trusts
 //!   etc/           the instance's /etc, which it cannot write
 //!   home/ root/    what survives a stop
 //!   mount/         where the instance's root is put together, in its own mount namespace
@@ -64,8 +65,8 @@ Subsystem sftp internal-sftp
 /// Files that are the same in every instance.
 const FIXED_FILES: [(&str, &str); 5] = [
     ("ssh/sshd_config", SSHD_CONFIG),
-    ("nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files\n"),
-    ("resolv.conf", "# Names of this network are in /etc/hosts.\n"),
+    ("nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"),
+    ("resolv.conf", "nameserver 169.254.169.254\n"),
     ("profile", "export PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin\n"),
     ("shells", "/bin/sh\n/bin/bash\n"),
 ];
@@ -84,6 +85,8 @@ const COPIED_FILES: [&str; 8] = [
 const SKELETON: &str = "/etc/skel";
 /// Folders of the host that are mounted, read-only, when they are there; none of them holds a secret.
 pub(super) const MOUNTED_FOLDERS: [&str; 2] = ["alternatives", "ssl/certs"];
+/// The file in one of them that programs trust.
+pub(super) const TRUSTED: &str = "ssl/certs/ca-certificates.crt";
 
 /// The folder of one instance.
 #[derive(Clone, Debug)]
@@ -149,6 +152,20 @@ impl Folder {
         put(&self.etc().join("hostname"), format!("{name}\n"), 0o644)?;
         put(&self.etc().join("hosts"), hosts_file(plan, hosts), 0o644)?;
         self.write_accounts(&plan.keys)
+    }
+
+    /// Keeps a copy of the certificates that the instance trusts; none where there is no such file.
+    pub(crate) fn trust(&self, roots: &Path) -> Result<(), VpcError> {
+        match fs::read(roots) {
+            Ok(bundle) => put(&self.roots(), bundle, 0o644),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(VpcError::file("read", roots)(error)),
+        }
+    }
+
+    /// The certificates that the instance trusts, if they are not the host's.
+    pub(crate) fn roots(&self) -> PathBuf {
+        self.path.join("roots.pem")
     }
 
     /// Copies what the host's `/etc` contributes, and makes the host keys the first time.

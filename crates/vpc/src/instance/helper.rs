@@ -15,7 +15,7 @@
 //! host's `/usr` read-only, nothing else of the host, and can no longer get a capability beyond [`KEPT`].
 
 use super::console;
-use super::folder::{Folder, MOUNTED_FOLDERS};
+use super::folder::{Folder, MOUNTED_FOLDERS, TRUSTED};
 use super::process::Record;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -214,6 +214,9 @@ fn build_root(folder: &Folder) -> io::Result<()> {
         if host.is_dir() {
             read_only_copy(&host, &etc.join(name))?;
         }
+    }
+    if folder.roots().is_file() && etc.join(TRUSTED).is_file() {
+        read_only_copy(&folder.roots(), &etc.join(TRUSTED))?;
     }
     for (name, mode) in [("home", 0o755), ("root", 0o700)] {
         let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;

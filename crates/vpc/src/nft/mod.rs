@@ -91,9 +91,11 @@ fn egress_chain(instance: &InstancePlan) -> String {
     if !instance.can_ip_forward {
         let _ = writeln!(chain, "\t\tip saddr != {} drop", instance.address);
     }
-    // The metadata server tells askers apart by their addresses, and no rule keeps it from them.
+    // The metadata server, which answers names too, tells askers apart by their addresses, and no rule keeps
+    // it from them.
     let asks = format!("ip saddr {} ip daddr {METADATA_ADDRESS}", instance.address);
     let _ = writeln!(chain, "\t\t{asks} tcp dport 80 return");
+    let _ = writeln!(chain, "\t\t{asks} udp dport 53 return");
     let _ = writeln!(chain, "\t\tip daddr {METADATA_ADDRESS} drop");
     for rule in &instance.firewall.egress {
         lines(&mut chain, rule, "return");

@@ -173,6 +173,7 @@ fn rules_become_chains_in_evaluation_order() {
         	chain egress_i5k { # projects/p/zones/us-west1-a/instances/a
         		ip saddr != 10.1.2.2 drop
         		ip saddr 10.1.2.2 ip daddr 169.254.169.254 tcp dport 80 return
+        		ip saddr 10.1.2.2 ip daddr 169.254.169.254 udp dport 53 return
         		ip daddr 169.254.169.254 drop
         		meta nfproto ipv4 ip saddr { 10.1.2.4, 35.235.240.0/20 } meta l4proto 1 drop comment "f2"
         		return
