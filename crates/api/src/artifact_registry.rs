@@ -65,7 +65,7 @@ async fn answer(call: &Call<'_>) -> Result<Value, ApiError> {
 
 fn get(call: &Call<'_>, key: &str) -> Result<Value, ApiError> {
     let state = call.api.world().state();
-    state.get(key).map(|kept| (**kept).clone()).ok_or_else(|| {
+    state.get(key).ok_or_else(|| {
         let name = key.trim_start_matches("artifactregistry/");
         ApiError::new(Reason::NotFound, format!("Repository \"{name}\" not found"))
     })
@@ -74,7 +74,7 @@ fn get(call: &Call<'_>, key: &str) -> Result<Value, ApiError> {
 fn list(call: &Call<'_>, prefix: &str) -> Result<Value, ApiError> {
     let state = call.api.world().state();
     let items = state.scan(prefix);
-    let items = items.map(|(key, kept)| (key.to_string(), (*kept.value).clone())).collect();
+    let items = items.map(|(key, kept)| (key.to_string(), kept.value())).collect();
     let (repositories, next) = call.page(items, "pageSize", "pageToken")?;
     let mut answer = json!({ "repositories": repositories });
     if let Some(next) = next {

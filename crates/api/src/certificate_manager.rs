@@ -44,7 +44,7 @@ async fn answer(call: &Call<'_>) -> Result<Value, ApiError> {
         (("POST", ""), [region, "certificates"]) => create(call, &project, region).await,
         (("GET", ""), [region, "certificates", id]) => {
             let name = name_of(&project, region, id)?;
-            Ok(shown(&name, state.get(&name.to_string()).ok_or_else(|| missing(&name))?))
+            Ok(shown(&name, &state.get(&name.to_string()).ok_or_else(|| missing(&name))?))
         }
         (("PATCH", ""), [region, "certificates", id]) => {
             patch(call, &name_of(&project, region, id)?).await
@@ -209,8 +209,7 @@ async fn patch(call: &Call<'_>, name: &ResourceName) -> Result<Value, ApiError> 
         });
     }
     reported(call, name, "update", |draft| {
-        let kept = draft.get(&name.to_string()).ok_or_else(|| missing(name))?;
-        let mut document = (**kept).clone();
+        let mut document = draft.get(&name.to_string()).ok_or_else(|| missing(name))?;
         merge(call, &mut document, &body, &fields)?;
         document["updateTime"] = call.now().into();
         draft.put(name.to_string(), document);
@@ -266,7 +265,8 @@ fn operation_key(path: &str) -> String {
 fn operation(api: &Api, state: &State, path: &str) -> Result<Value, ApiError> {
     let missing = || ApiError::new(Reason::NotFound, format!("Resource '{path}' was not found"));
     let kept = state.documents.get(&*operation_key(path)).ok_or_else(missing)?;
-    let text = |field: &str| kept.value.get(field).and_then(Value::as_str).unwrap_or_default();
+    let document = kept.value();
+    let text = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default();
     let is_done = *api.observed().progress().borrow() >= kept.revision;
     let mut operation = json!({
         "name": path,
@@ -285,7 +285,7 @@ fn operation(api: &Api, state: &State, path: &str) -> Result<Value, ApiError> {
         let target = ResourceName::parse(text("target"));
         let certificate = target.filter(|_| text("verb") != "delete").and_then(|name| {
             let document = state.get(&name.to_string())?;
-            Some(shown(&name, document))
+            Some(shown(&name, &document))
         });
         let mut response = certificate.unwrap_or_else(|| json!({}));
         response["@type"] = match text("verb") {
@@ -329,7 +329,7 @@ fn list(
     };
     let items = prefixes.iter().flat_map(|prefix| state.scan(prefix)).filter_map(|(key, kept)| {
         let name = ResourceName::parse(key)?;
-        Some((key.to_string(), shown(&name, &kept.value)))
+        Some((key.to_string(), shown(&name, &kept.value())))
     });
     paged(call, items.collect(), "certificates")
 }

@@ -65,7 +65,7 @@ async fn answer(call: &Call<'_>) -> Result<Value, ApiError> {
                 (("GET", ""), ["keys", id]) => {
                     let key = key_document(&name, id);
                     let document = state.get(&key).ok_or_else(|| missing_key(id))?;
-                    Ok(key_shown(&name, id, document))
+                    Ok(key_shown(&name, id, &document))
                 }
                 (("DELETE", ""), ["keys", id]) => delete_key(call, &name, id).await,
                 _ => Err(call.unserved()),
@@ -138,7 +138,7 @@ impl AccountKeys for State {
 fn shown(state: &State, name: &ResourceName) -> Value {
     let email = name.name.as_str();
     let document = state.get(&name.to_string());
-    let text = |field: &str| document.and_then(|document| document.get(field)?.as_str());
+    let text = |field: &str| document.as_ref().and_then(|document| document.get(field)?.as_str());
     let default = "Compute Engine default service account";
     let mut shown = json!({
         "name": name.to_string(),
@@ -234,8 +234,7 @@ async fn update(call: &Call<'_>, name: &ResourceName) -> Result<Value, ApiError>
     let account = if is_patch { body.get("serviceAccount") } else { Some(&body) };
     let account = account.cloned().unwrap_or_default();
     let changed = call.api.world().change(|draft| {
-        let kept = draft.get(&name.to_string()).ok_or_else(|| not_ours(name))?;
-        let mut document = (**kept).clone();
+        let mut document = draft.get(&name.to_string()).ok_or_else(|| not_ours(name))?;
         for field in ["displayName", "description"] {
             if let Some(value) = account.get(field) {
                 document[field] = value.clone();
@@ -278,14 +277,14 @@ async fn policy(call: &Call<'_>, name: &ResourceName) -> Result<Value, ApiError>
     let key = policy_key(name);
     let state = call.api.world().state();
     match call.action().1 {
-        "getIamPolicy" => Ok(iam_policy::shown(state.get(&key).map(|policy| &**policy))),
+        "getIamPolicy" => Ok(iam_policy::shown(state.get(&key).as_ref())),
         "setIamPolicy" => {
             let body = call.required_body::<messages::SetIamPolicyRequest>("")?;
             let wanted = body.get("policy").cloned().unwrap_or_default();
             let fresh = call.api.surroundings().random();
             let changed = call.api.world().change(|draft| {
-                let current = draft.get(&key).map(|policy| &**policy);
-                let policy = iam_policy::replaced(current, &wanted, fresh)?;
+                let current = draft.get(&key);
+                let policy = iam_policy::replaced(current.as_ref(), &wanted, fresh)?;
                 draft.put(key.clone(), policy.clone());
                 Ok(policy)
             });
@@ -306,8 +305,9 @@ fn held(
     wanted: &Value,
 ) -> Result<Vec<String>, ApiError> {
     let of_project = resource_manager::policy_of(call.api, state, &name.project);
+    let of_account = state.get(&policy_key(name));
     let mut policies = vec![&of_project];
-    policies.extend(state.get(&policy_key(name)).map(|policy| &**policy));
+    policies.extend(of_account.as_ref());
     iam_policy::held(&policies, &call.request.principal, wanted)
 }
 
@@ -397,7 +397,7 @@ fn list_keys(state: &State, name: &ResourceName) -> Value {
     let prefix = format!("{name}/keys/");
     let keys: Vec<Value> = state
         .scan(&prefix)
-        .filter_map(|(key, kept)| Some(key_shown(name, key.strip_prefix(&prefix)?, &kept.value)))
+        .filter_map(|(key, kept)| Some(key_shown(name, key.strip_prefix(&prefix)?, &kept.value())))
         .collect();
     json!({ "keys": keys })
 }

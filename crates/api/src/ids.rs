@@ -6,8 +6,8 @@
 //! Invariant: a number is larger than every number given before it and every one in the store.
 
 use crate::surroundings::Surroundings;
-use crate::world::State;
-use serde_json::Value;
+use crate::world::{Document, State};
+use serde::Deserialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The bits below the milliseconds, which chance fills. With them a number has nineteen digits, like
@@ -20,11 +20,17 @@ pub(crate) struct Ids {
     last: AtomicU64,
 }
 
+/// What this file reads of a document.
+#[derive(Debug, Deserialize)]
+struct Numbered {
+    id: String,
+}
+
 impl Ids {
     /// A source of numbers above all those of a state.
     pub(crate) fn above(state: &State) -> Ids {
-        let number = |document: &Value| document.get("id")?.as_str()?.parse::<u64>().ok();
-        let given = state.documents.values().filter_map(|document| number(&document.value));
+        let number = |document: &Document| document.read::<Numbered>().ok()?.id.parse::<u64>().ok();
+        let given = state.documents.values().filter_map(number);
         Ids { last: AtomicU64::new(given.max().unwrap_or_default()) }
     }
 

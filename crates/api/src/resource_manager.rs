@@ -53,7 +53,7 @@ pub(crate) fn policy_key(project: &str) -> String {
 /// A project's policy; until one is set, whoever holds the server's own token owns the project.
 pub(crate) fn policy_of(api: &Api, state: &State, project: &str) -> Value {
     match state.get(&policy_key(project)) {
-        Some(policy) => (**policy).clone(),
+        Some(policy) => policy,
         None => json!({
             "version": 1,
             "etag": iam_policy::ETAG_OF_NOTHING,
@@ -68,7 +68,7 @@ async fn set_policy(call: &Call<'_>, project: &ProjectKey) -> Result<Value, ApiE
     let fresh = call.api.surroundings().random();
     let changed = call.api.world().change(|draft| {
         let wanted = body.get("policy").unwrap_or(&Value::Null);
-        let policy = iam_policy::replaced(draft.get(&key).map(|kept| &**kept), wanted, fresh)?;
+        let policy = iam_policy::replaced(draft.get(&key).as_ref(), wanted, fresh)?;
         let is_owner = |binding: &Value| binding["role"] == "roles/owner";
         let bindings = policy.get("bindings").and_then(Value::as_array);
         if !bindings.into_iter().flatten().any(is_owner) {
@@ -87,7 +87,7 @@ async fn set_policy(call: &Call<'_>, project: &ProjectKey) -> Result<Value, ApiE
 /// A project as Resource Manager shows it.
 fn shown(state: &State, project: &ProjectKey) -> Value {
     let document = state.get(&ResourceName::project(&project.id).to_string());
-    let text = |field: &str| document.and_then(|document| document.get(field)?.as_str());
+    let text = |field: &str| document.as_ref().and_then(|document| document.get(field)?.as_str());
     let mut shown = json!({
         "projectNumber": project.number.to_string(),
         "projectId": project.id.as_str(),

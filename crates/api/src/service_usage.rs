@@ -119,11 +119,12 @@ async fn switch(
         title(name)?;
     }
     let changed = call.api.world().change(|draft| {
-        let mut document = draft.get(&key(project)).map_or_else(|| json!({}), |d| (**d).clone());
+        let before = draft.get(&key(project));
+        let mut document = before.clone().unwrap_or_else(|| json!({}));
         for name in names {
             document[*name] = is_on.into();
         }
-        if draft.get(&key(project)).map(|kept| &**kept) != Some(&document) {
+        if before.as_ref() != Some(&document) {
             draft.put(key(project), document);
         }
         Ok(())

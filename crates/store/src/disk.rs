@@ -29,8 +29,9 @@ type LogRow = (&'static str, Option<&'static [u8]>);
 /// The layout of the tables above. A file with a larger number is refused.
 const FORMAT: u64 = 1;
 
-/// Memory the database may use for pages. Reads are served elsewhere, so a little is enough.
-const PAGE_CACHE_BYTES: usize = 4 * 1024 * 1024;
+/// Memory the database may use for pages. Reads are served elsewhere, so it is the pages around what is
+/// being written, and it fills up at the start, when all are read once.
+const PAGE_CACHE_BYTES: usize = 1024 * 1024;
 
 /// The open file.
 #[derive(Debug)]

@@ -69,7 +69,7 @@ fn list(call: &Call<'_>, state: &State, home: &Home) -> Result<Value, ApiError> 
         _ => home.prefix(),
     };
     let mut kept: Vec<_> = state.scan(&prefix).collect();
-    kept.sort_by_key(|(key, _)| std::cmp::Reverse(state.get(key).map(|d| created(d))));
+    kept.sort_by_cached_key(|(_, kept)| std::cmp::Reverse(created(&kept.value())));
     let items = kept
         .into_iter()
         .filter_map(|(key, _)| {

@@ -170,7 +170,7 @@ pub(crate) fn log_object(id: &str) -> String {
 fn oldest_beyond_bound(state: &State, home: &Home) -> Vec<String> {
     let mut known: Vec<_> = state
         .scan(&home.prefix())
-        .filter(|(_, kept)| kept.value["status"] != "WORKING")
+        .filter(|(_, kept)| kept.value()["status"] != "WORKING")
         .map(|(key, kept)| (kept.revision, key.to_string()))
         .collect();
     known.sort();
@@ -214,8 +214,7 @@ async fn settle(api: Api, wanted: Submission, id: String, under_way: Arc<dyn Und
     let now = crate::surroundings::utc_timestamp(api.surroundings().now());
     let key = wanted.home.key(&id);
     let written = api.world().change(|draft| {
-        let Some(document) = draft.get(&key) else { return Ok(()) };
-        let mut document = (**document).clone();
+        let Some(mut document) = draft.get(&key) else { return Ok(()) };
         document["finishTime"] = now.into();
         match outcome {
             Ok(finished) => {
@@ -242,10 +241,9 @@ async fn settle(api: Api, wanted: Submission, id: String, under_way: Arc<dyn Und
 
 /// A build as a client sees it now.
 pub(crate) fn shown(api: &Api, state: &State, home: &Home, id: &str) -> Result<Value, ApiError> {
-    let document = state.get(&home.key(id)).ok_or_else(|| {
+    let mut document = state.get(&home.key(id)).ok_or_else(|| {
         ApiError::new(Reason::NotFound, format!("Requested entity was not found: build '{id}'."))
     })?;
-    let mut document = (**document).clone();
     if document["status"] == "WORKING" && !of(api).is_ok_and(|builds| builds.is_under_way(id)) {
         document["status"] = "INTERNAL_ERROR".into();
         document["statusDetail"] = "The server was restarted while this was built.".into();

@@ -14,7 +14,6 @@ use crate::surroundings::pacific_timestamp;
 use crate::world::State;
 use model::{Kind, Location, Name, ResourceName};
 use serde_json::Value;
-use std::sync::Arc;
 use wire::compute::STANDARD_PARAMETERS;
 
 /// The project a request is about.
@@ -103,11 +102,11 @@ impl<'a> Call<'a> {
     }
 
     /// The resource asked about and its document, by name or by numeric id.
-    pub(crate) fn subject<'s>(
+    pub(crate) fn subject(
         &self,
-        state: &'s State,
+        state: &State,
         kind: Kind,
-    ) -> Result<(ResourceName, &'s Arc<Value>), ApiError> {
+    ) -> Result<(ResourceName, Value), ApiError> {
         let given = self.resource_name().unwrap_or_default();
         let name = ResourceName {
             project: self.project.id.clone(),
@@ -122,11 +121,11 @@ impl<'a> Call<'a> {
             let prefix = format!("{}/{}/", self.scope_path(), kind.collection());
             let has_id =
                 |document: &Value| document.get("id").and_then(Value::as_str) == Some(given);
-            let found = state.scan(&prefix).find(|(_, document)| has_id(&document.value));
-            if let Some((key, document)) = found
+            let mut documents = state.scan(&prefix).map(|(key, document)| (key, document.value()));
+            if let Some((key, document)) = documents.find(|(_, document)| has_id(document))
                 && let Some(name) = ResourceName::parse(key)
             {
-                return Ok((name, &document.value));
+                return Ok((name, document));
             }
         }
         Err(ApiError::not_found(&name.to_string()))

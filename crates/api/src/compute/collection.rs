@@ -11,7 +11,6 @@ use crate::query::Query;
 use crate::world::{Draft, State};
 use model::{Kind, Location, Resource, ResourceName};
 use serde_json::{Map, Value};
-use std::sync::Arc;
 use wire::{Message, Schema};
 
 /// The key of a kept document under which this server's own notes stand; never shown to a client.
@@ -150,7 +149,7 @@ pub(crate) struct Question<'a> {
     /// Where the method is asked.
     pub(crate) location: &'a Location,
     /// The resource asked about and its document, when the method is about one.
-    pub(crate) subject: Option<(&'a ResourceName, &'a Arc<Value>)>,
+    pub(crate) subject: Option<(&'a ResourceName, &'a Value)>,
     pub(crate) query: &'a Query,
     pub(crate) body: &'a Value,
 }

@@ -169,7 +169,7 @@ fn get(call: &Call<'_>, collection: &dyn Collection) -> Result<Value, ApiError> 
     let state = call.api.world().state();
     let (name, document) = call.subject(&state, collection.kind())?;
     let view = View { api: call.api, state: &state };
-    Ok(shown(view, collection, &name, document))
+    Ok(shown(view, collection, &name, &document))
 }
 
 /// A document as a client sees it.
@@ -201,7 +201,7 @@ fn ask(call: &Call<'_>, collection: &dyn Collection) -> Result<Value, ApiError> 
         verb: call.matched.verb,
         base: call.base(),
         location: &call.location,
-        subject: subject.as_ref().map(|(name, document)| (name, *document)),
+        subject: subject.as_ref().map(|(name, document)| (name, document)),
         query: &call.query,
         body,
     };
@@ -217,7 +217,7 @@ async fn delete(call: &Call<'_>, collection: &dyn Collection) -> Result<Value, A
     let removal = |draft: &mut Draft| {
         let (name, document) = subject(call, draft, collection)?;
         let id = id_of(&document).to_string();
-        let mut edit = editing(call, draft, &name, (*document).clone());
+        let mut edit = editing(call, draft, &name, document);
         collection.removing(&mut edit)?;
         draft.delete(name.to_string());
         Ok(report(call, draft, &name, id))
@@ -244,7 +244,7 @@ async fn change(
 ) -> Result<Value, ApiError> {
     let changing = |draft: &mut Draft| {
         let (name, before) = subject(call, draft, collection)?;
-        let mut editing = editing(call, draft, &name, (*before).clone());
+        let mut editing = editing(call, draft, &name, before.clone());
         edit(&mut editing)?;
         let object = std::mem::take(&mut editing.object);
         let mut value = Value::Object(object);
@@ -380,10 +380,8 @@ fn subject(
     call: &Call<'_>,
     draft: &Draft,
     collection: &dyn Collection,
-) -> Result<(ResourceName, Arc<Value>), ApiError> {
-    let state = draft.before().clone();
-    let (name, document) = call.subject(&state, collection.kind())?;
-    Ok((name, document.clone()))
+) -> Result<(ResourceName, Value), ApiError> {
+    call.subject(draft.before(), collection.kind())
 }
 
 fn report(

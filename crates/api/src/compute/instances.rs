@@ -412,7 +412,7 @@ fn guest_attributes(
         setting.map(|(_, value)| value.eq_ignore_ascii_case("true"))
     };
     let enabled = of(document.get("metadata"))
-        .or_else(|| of(project.and_then(|project| project.get("commonInstanceMetadata"))));
+        .or_else(|| of(project.as_ref().and_then(|project| project.get("commonInstanceMetadata"))));
     let namespace = path.split('/').next().unwrap_or_default();
     let keys = question.view.api.observed().host_keys(name);
     let is_known = namespace.is_empty() || namespace == "hostkeys";

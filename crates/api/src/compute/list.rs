@@ -35,9 +35,9 @@ pub(crate) struct Paging {
 /// One item that may be listed.
 pub(crate) enum Item<'a> {
     /// A resource's document.
-    Resource(&'a dyn Collection, ResourceName, &'a Arc<Document>),
+    Resource(&'a dyn Collection, ResourceName, &'a Document),
     /// An operation's document.
-    Operation(&'a Arc<str>, &'a Arc<Document>),
+    Operation(&'a Arc<str>, &'a Document),
     /// A value that is the same at all times.
     Fixed(String, Value),
 }
@@ -46,7 +46,7 @@ impl Item<'_> {
     fn show(&self, view: View<'_>) -> Value {
         match self {
             Item::Resource(collection, name, document) => {
-                shown(view, *collection, name, &document.value)
+                shown(view, *collection, name, &document.value())
             }
             Item::Operation(key, document) => {
                 Value::Object(operations::presented(view, key, document))
@@ -68,8 +68,8 @@ impl Item<'_> {
             document.get(field).and_then(Value::as_str).unwrap_or_default().to_string()
         };
         match self {
-            Item::Resource(_, _, document) => text(&document.value, "creationTimestamp"),
-            Item::Operation(_, document) => text(&document.value, "insertTime"),
+            Item::Resource(_, _, document) => text(&document.value(), "creationTimestamp"),
+            Item::Operation(_, document) => text(&document.value(), "insertTime"),
             Item::Fixed(_, value) => text(value, "creationTimestamp"),
         }
     }
@@ -115,8 +115,11 @@ impl Paging {
 
     /// The page of these items that the query asks for.
     pub(crate) fn page(&self, view: View<'_>, items: Vec<Item<'_>>) -> Page {
+        // Only the order by time asks for it: it takes reading every document, not a page of them.
+        let created =
+            |item: &Item<'_>| if self.newest_first { item.created() } else { String::new() };
         let mut items: Vec<((String, String), Item<'_>)> =
-            items.into_iter().map(|item| ((item.created(), item.key()), item)).collect();
+            items.into_iter().map(|item| ((created(&item), item.key()), item)).collect();
         if self.newest_first {
             items.sort_by(|((created, key), _), ((other_created, other), _)| {
                 other_created.cmp(created).then_with(|| key.cmp(other))
@@ -175,7 +178,7 @@ pub(crate) fn resources<'a>(
     collection: &'a dyn Collection,
     prefix: &str,
 ) -> Vec<Item<'a>> {
-    let item = |(key, document): (&'a Arc<str>, &'a Arc<Document>)| {
+    let item = |(key, document): (&'a Arc<str>, &'a Document)| {
         let name = ResourceName::parse(key).filter(|name| name.kind == collection.kind())?;
         Some(Item::Resource(collection, name, document))
     };

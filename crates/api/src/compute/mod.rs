@@ -257,7 +257,7 @@ fn operation_key(call: &Call<'_>, state: &crate::world::State) -> Result<String,
     }
     let prefix = format!("{}/operations/", call.scope_path());
     let has_id = |value: &Value| value.get("id").and_then(Value::as_str) == Some(given);
-    let found = state.scan(&prefix).find(|(_, document)| has_id(&document.value));
+    let found = state.scan(&prefix).find(|(_, document)| has_id(&document.value()));
     found.map(|(key, _)| key.to_string()).ok_or_else(|| ApiError::not_found(&key))
 }
 

@@ -140,7 +140,7 @@ impl Collection for Networks {
             .filter(|rule| &rule.network == name)
             .filter_map(|rule| {
                 let document = state.get(&rule.name.to_string())?;
-                Some(shown(question.view, &firewalls::Firewalls, &rule.name, document))
+                Some(shown(question.view, &firewalls::Firewalls, &rule.name, &document))
             })
             .collect();
         Ok(json!({ "firewalls": rules }))

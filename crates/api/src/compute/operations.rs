@@ -93,7 +93,7 @@ pub(crate) fn start(api: &Api, draft: &mut Draft, report: &Report<'_>) -> Arc<st
 
 /// Makes an operation one that has failed with the change it was for.
 pub(crate) fn fail(api: &Api, draft: &mut Draft, key: &Arc<str>, error: &ApiError) {
-    let Some(Value::Object(object)) = draft.get(key).map(|value| (**value).clone()) else { return };
+    let Some(Value::Object(object)) = draft.get(key) else { return };
     let ending = Ending {
         at: pacific_timestamp(api.surroundings().now()),
         failure: Some((error_code(error.reason), error.message.clone())),
@@ -167,7 +167,7 @@ fn record_completions(api: &Api, draft: &mut Draft) {
         ended.iter().take(RECORDED_AT_ONCE_MAX).map(|(k, e)| (k.clone(), e.clone())).collect()
     });
     for (key, ending) in endings {
-        if let Some(Value::Object(object)) = draft.get(&key).map(|value| (**value).clone()) {
+        if let Some(Value::Object(object)) = draft.get(&key) {
             draft.put(key, Value::Object(ended(object, &ending)));
         }
     }
@@ -201,8 +201,7 @@ pub(crate) fn delete(draft: &mut Draft, key: &Arc<str>) {
 
 /// An operation as a client sees it now.
 pub(crate) fn presented(view: View<'_>, key: &Arc<str>, document: &Document) -> Object {
-    let Value::Object(object) = &*document.value else { return Object::new() };
-    let object = object.clone();
+    let Value::Object(object) = document.value() else { return Object::new() };
     if object.contains_key("status") {
         return object;
     }

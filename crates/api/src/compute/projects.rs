@@ -174,8 +174,7 @@ async fn set_metadata(call: &Call<'_>) -> Result<Value, ApiError> {
     let name = ResourceName::project(&call.project.id);
     start_on(call, &name, |draft| {
         let key = name.to_string();
-        let document = draft.get(&key).ok_or_else(|| ApiError::not_found(&key))?;
-        let mut document = (**document).clone();
+        let mut document = draft.get(&key).ok_or_else(|| ApiError::not_found(&key))?;
         let current = document.get("commonInstanceMetadata").cloned().unwrap_or_else(|| json!({}));
         let given = body.get("fingerprint");
         fingerprint::check(given, &metadata_fingerprint(&current), STALE_METADATA)?;

@@ -193,14 +193,14 @@ pub(crate) fn of_subnet(edit: &Edit<'_>, subnet: &ResourceName) -> Option<String
     };
     before
         .scan(&prefix)
-        .find(|(_, document)| is_its(&document.value))
+        .find(|(_, document)| is_its(&document.value()))
         .map(|(key, _)| key.to_string())
 }
 
 /// Moves the route of a subnet to its new range.
 pub(crate) fn move_to(edit: &mut Edit<'_>, range: &str) {
     let Some(key) = of_subnet(edit, edit.name) else { return };
-    let Some(Value::Object(mut route)) = edit.draft.get(&key).map(|d| (**d).clone()) else {
+    let Some(Value::Object(mut route)) = edit.draft.get(&key) else {
         return;
     };
     route.insert("destRange".into(), range.into());

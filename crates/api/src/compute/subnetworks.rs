@@ -239,7 +239,7 @@ fn swap_roles(edit: &mut Edit<'_>) -> Result<(), ApiError> {
             && other.name != own.name
     });
     let Some(key) = former.map(|former| former.name.to_string()) else { return Ok(()) };
-    let Some(Value::Object(mut former)) = edit.draft.get(&key).map(|d| (**d).clone()) else {
+    let Some(Value::Object(mut former)) = edit.draft.get(&key) else {
         return Ok(());
     };
     let until = edit.api.surroundings().now().unix_timestamp() + seconds;
@@ -323,7 +323,7 @@ pub(crate) fn adopt(edit: &mut Edit<'_>) {
     let inventory = edit.draft.before().compiled.inventory().clone();
     for subnet in inventory.subnetworks.values().filter(|subnet| &subnet.network == edit.name) {
         let key = subnet.name.to_string();
-        let Some(Value::Object(mut object)) = edit.draft.get(&key).map(|d| (**d).clone()) else {
+        let Some(Value::Object(mut object)) = edit.draft.get(&key) else {
             continue;
         };
         if object.get(INTERNAL).is_some_and(is_automatic) {

@@ -56,7 +56,7 @@ pub(super) async fn begin(
     let (key, now) = (place.key(name), call.now());
     builds.deploying(&operation.key, true);
     let written = call.api.world().change(|draft| {
-        let current = draft.get(&key).map(|known| (**known).clone());
+        let current = draft.get(&key);
         let mut document = match (verb, current) {
             (Verb::Create, Some(_)) => {
                 let message = format!("Resource '{target}' already exists");
@@ -200,8 +200,7 @@ impl Deployment {
     async fn change(&self, change: impl FnOnce(&mut Value)) {
         let key = self.place.key(&self.name);
         let changed = self.api.world().change(|draft| {
-            if let Some(document) = draft.get(&key) {
-                let mut document = (**document).clone();
+            if let Some(mut document) = draft.get(&key) {
                 change(&mut document);
                 draft.put(key.clone(), document);
             }
@@ -286,8 +285,7 @@ pub(super) async fn delete(call: &Call<'_>, place: &Place, name: &str) -> Result
     let written = call.api.world().change(|draft| {
         draft.delete(key.clone());
         operations::start(draft, place, &operation, &target, "delete", &now);
-        if let Some(document) = draft.get(&operation.key) {
-            let mut document = (**document).clone();
+        if let Some(mut document) = draft.get(&operation.key) {
             operations::set_stage(&mut document, "SERVICE", "COMPLETE");
             document["done"] = true.into();
             document["endTime"] = now.as_str().into();

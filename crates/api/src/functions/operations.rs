@@ -71,8 +71,7 @@ fn stage(name: &str, state: &str) -> Value {
 /// Changes an operation that is under way.
 pub(super) async fn note(api: &Api, operation: &Operation, change: impl FnOnce(&mut Value)) {
     let changed = api.world().change(|draft| {
-        if let Some(document) = draft.get(&operation.key) {
-            let mut document = (**document).clone();
+        if let Some(mut document) = draft.get(&operation.key) {
             change(&mut document);
             draft.put(operation.key.clone(), document);
         }
@@ -98,7 +97,7 @@ pub(super) fn get(call: &Call<'_>, place: &Place, id: &str) -> Result<Value, Api
         let message = format!("Requested entity was not found: operation '{id}'.");
         ApiError::new(Reason::NotFound, message)
     })?;
-    Ok(shown(call.api, &state, &operation, document))
+    Ok(shown(call.api, &state, &operation, &document))
 }
 
 pub(super) fn list(call: &Call<'_>, place: &Place) -> Result<Value, ApiError> {
@@ -107,7 +106,7 @@ pub(super) fn list(call: &Call<'_>, place: &Place) -> Result<Value, ApiError> {
         .scan(&prefix(place))
         .map(|(key, kept)| {
             let operation = named(place, key.rsplit('/').next().unwrap_or_default());
-            (key.to_string(), shown(call.api, &state, &operation, &kept.value))
+            (key.to_string(), shown(call.api, &state, &operation, &kept.value()))
         })
         .collect();
     let (operations, next) = call.page(items, "pageSize", "pageToken")?;

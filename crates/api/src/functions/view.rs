@@ -12,8 +12,7 @@ use crate::world::State;
 
 /// The document at a key.
 pub(super) fn document(state: &State, key: &str) -> Result<Value, ApiError> {
-    let found = state.get(key).map(|document| (**document).clone());
-    found.ok_or_else(|| missing(key.trim_start_matches("functions/")))
+    state.get(key).ok_or_else(|| missing(key.trim_start_matches("functions/")))
 }
 
 /// The name of a function's service: its own, in the letters a service may have.

@@ -128,7 +128,7 @@ impl Metadata {
         let project = instance.name.project.to_string();
         let declared = inventory.projects.get(&ResourceName::project(&project));
         let document = state.get(&instance.name.to_string());
-        let machine_type = document.and_then(|document| document["machineType"].as_str());
+        let machine_type = document.as_ref().and_then(|document| document["machineType"].as_str());
         let zone = match &instance.name.location {
             model::Location::Zone(zone) => zone.to_string(),
             _ => String::new(),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a service, the revision it makes and the operation that reports them are one change.
 
-use model::name::{Kind, ResourceName};
+use model::name::ResourceName;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use uuid::Builder;
@@ -105,7 +105,7 @@ fn edit(
     let name = context.name.clone();
     let key = name.to_string();
     let current: Option<ServiceDocument> =
-        draft.get(&key).map(|kept| document::read(kept)).transpose()?;
+        draft.get(&key).map(|kept| document::read(&kept)).transpose()?;
     match (mode, &current) {
         (Mode::Create, Some(_)) => {
             let message = format!("Resource '{}' already exists.", name.name);
@@ -121,9 +121,7 @@ fn edit(
     if let Some(plan) = before.compiled.plan.fleet.service(&name) {
         context.traffic_in_force = traffic_v1(plan);
     }
-    let existing = |bare: &str| {
-        before.get(&revision_name(&name, bare).to_string()).map(|document| &**document)
-    };
+    let existing = |bare: &str| before.get(&revision_name(&name, bare).to_string());
     let mut intent = intent::declare(&context, current.as_ref(), wanted, existing)?;
     intent.service.project_invokers = policy::project_invokers(&before, &name.project);
     let generation = intent.service.generation();
@@ -139,8 +137,8 @@ fn edit(
 }
 
 fn check_room(state: &State, place: &Place) -> Result<(), ApiError> {
-    let prefix = place.prefixes(Kind::Service);
-    let count: usize = prefix.iter().map(|prefix| state.scan(prefix).count()).sum();
+    let services = state.compiled.plan.fleet.services_in(&place.project.id, place.region()?);
+    let count = services.map_or(0, |services| services.len());
     if count < SERVICES_MAX {
         return Ok(());
     }

@@ -4,10 +4,13 @@
 //! Invariant: `resource` holds no status. What is derived is derived when it is asked for; only an
 //! outcome is kept, because it cannot be observed twice.
 
+use model::ResourceName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::missing;
 use crate::error::{ApiError, Reason};
+use crate::world::{Document, State};
 
 /// The document of a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -66,6 +69,19 @@ pub(crate) struct OutcomeDocument {
 /// Reads a document of either kind.
 pub(crate) fn read<T: for<'a> Deserialize<'a>>(value: &Value) -> Result<T, ApiError> {
     T::deserialize(value).map_err(unreadable)
+}
+
+/// Reads a document as it is kept.
+pub(crate) fn read_kept<T: for<'a> Deserialize<'a>>(kept: &Document) -> Result<T, ApiError> {
+    kept.read().map_err(unreadable)
+}
+
+/// The document of a service or revision of that name.
+pub(crate) fn of<T: for<'a> Deserialize<'a>>(
+    state: &State,
+    name: &ResourceName,
+) -> Result<T, ApiError> {
+    read_kept(state.documents.get(&*name.to_string()).ok_or_else(|| missing(name))?)
 }
 
 /// The document as it is kept.

@@ -66,11 +66,11 @@ fn invalid(message: impl Into<String>) -> ApiError {
 
 /// What becomes of a service whose document is `current`, when a client wants it to be `wanted`.
 /// `revision` finds a revision of the region by its bare name.
-pub(crate) fn declare<'a>(
+pub(crate) fn declare(
     context: &Context,
     current: Option<&ServiceDocument>,
     wanted: &Value,
-    revision: impl Fn(&str) -> Option<&'a Value>,
+    revision: impl Fn(&str) -> Option<Value>,
 ) -> Result<Intent, ApiError> {
     check_identity(context, current, wanted)?;
     super::unserved::check(wanted)?;
@@ -299,12 +299,12 @@ fn essence(value: &Value) -> Value {
 }
 
 /// The revision a template makes; none when a revision of the name it gives is already the same.
-fn new_revision<'a>(
+fn new_revision(
     context: &Context,
     template: &Value,
     generation: u64,
     service_uid: &str,
-    existing: impl Fn(&str) -> Option<&'a Value>,
+    existing: impl Fn(&str) -> Option<Value>,
 ) -> Result<Option<(String, RevisionDocument)>, ApiError> {
     let service = context.name.name.as_str();
     let given = text(template, "/metadata/name");
@@ -314,7 +314,7 @@ fn new_revision<'a>(
     };
     let resource = revision_resource(context, template, &name, generation, service_uid);
     if let Some(existing) = existing(&name) {
-        let of_us = text(existing, "/service") == service;
+        let of_us = text(&existing, "/service") == service;
         return match of_us && same(&existing["resource"]["spec"], &resource["spec"]) {
             true => Ok(None),
             false => Err(ApiError::new(
@@ -470,7 +470,7 @@ mod tests {
         let mut next = first.service.resource.clone();
         change(&mut next);
         let context = Context { random: 99 << 30, ..context() };
-        let found = |asked: &str| (asked == name).then_some(&revision);
+        let found = |asked: &str| (asked == name).then(|| revision.clone());
         let intent = declare(&context, Some(&first.service), &next, found)?;
         let revision = intent.revision.map_or("no revision".to_owned(), |(name, _)| {
             name.trim_end_matches(|c: char| c.is_ascii_lowercase()).to_owned()
@@ -571,7 +571,7 @@ mod tests {
                     let document = super::super::document::write(&document).expect("a document");
                     let mut next = first.service.resource.clone();
                     edit(&mut next);
-                    declare(&context(), Some(&first.service), &next, |_| Some(&document))
+                    declare(&context(), Some(&first.service), &next, |_| Some(document.clone()))
                         .map(|_| String::new())
                 }
                 _ => change(edit),

@@ -81,13 +81,13 @@ pub(crate) fn shown(
         ApiError::new(Reason::NotFound, message)
     };
     let document = state.get(key).ok_or_else(missing)?;
-    let target = ResourceName::parse(text(document, "/target")).ok_or_else(missing)?;
+    let target = ResourceName::parse(text(&document, "/target")).ok_or_else(missing)?;
     let kind = match (version, target.kind) {
         (Version::V1, _) => "google.cloud.run.v1.Service",
         (Version::V2, model::Kind::Revision) => "google.cloud.run.v2.Revision",
         (Version::V2, _) => "google.cloud.run.v2.Service",
     };
-    if text(document, "/verb") == "delete" {
+    if text(&document, "/verb") == "delete" {
         return Ok(with_metadata(done(key, kind, json!({ "name": target.to_string() })), kind));
     }
     let Ok(view) = ServiceView::of(api, state, &target) else {

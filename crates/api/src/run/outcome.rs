@@ -23,7 +23,7 @@ impl Api {
         let at = utc_timestamp(self.surroundings().now());
         let changed = self.world().change(|draft| {
             let Some(kept) = draft.get(&key) else { return Ok(()) };
-            let mut document: RevisionDocument = document::read(kept)?;
+            let mut document: RevisionDocument = document::read(&kept)?;
             if document.outcome.is_some() {
                 return Ok(());
             }

@@ -28,7 +28,7 @@ pub(crate) async fn answer(call: &Call<'_>, name: &ResourceName) -> Result<Value
             let fresh = call.api.surroundings().random();
             let changed = call.api.world().change(|draft| {
                 let mut document: ServiceDocument = match draft.get(&name.to_string()) {
-                    Some(kept) => document::read(kept)?,
+                    Some(kept) => document::read(&kept)?,
                     None => return Err(missing(name)),
                 };
                 let wanted = body.get("policy").unwrap_or(&Value::Null);
@@ -55,13 +55,13 @@ pub(crate) async fn answer(call: &Call<'_>, name: &ResourceName) -> Result<Value
 }
 
 fn service(state: &State, name: &ResourceName) -> Result<ServiceDocument, ApiError> {
-    document::read(state.get(&name.to_string()).ok_or_else(|| missing(name))?)
+    document::of(state, name)
 }
 
 /// The members a project's policy lets call all its services.
 pub(crate) fn project_invokers(state: &State, project: &str) -> Vec<String> {
     let policy = state.get(&resource_manager::policy_key(project));
-    policy.map(|policy| iam_policy::members_with(policy, INVOKE)).into_iter().flatten().collect()
+    policy.map(|policy| iam_policy::members_with(&policy, INVOKE)).into_iter().flatten().collect()
 }
 
 /// Writes what a project's new policy grants into its services.
@@ -77,7 +77,7 @@ pub(crate) fn spread_project_invokers(
         if ResourceName::parse(key).is_none_or(|name| name.kind != Kind::Service) {
             continue;
         }
-        let mut document: ServiceDocument = document::read(&kept.value)?;
+        let mut document: ServiceDocument = document::read_kept(kept)?;
         if document.project_invokers != invokers {
             document.project_invokers.clone_from(&invokers);
             draft.put(key.clone(), document::write(&document)?);

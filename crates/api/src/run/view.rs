@@ -37,12 +37,12 @@ impl ServiceView {
         let latest = match newest.and_then(|r| state.documents.get(&*r.name.to_string())) {
             Some(kept) => {
                 revision_of_store = revision_of_store.max(kept.revision);
-                Some(document::read(&kept.value)?)
+                Some(document::read_kept(kept)?)
             }
             None => None,
         };
         let is_applied = *api.observed().progress().borrow() >= revision_of_store;
-        let document = document::read(&kept.value)?;
+        let document = document::read_kept(kept)?;
         Ok(ServiceView { name: name.clone(), document, plan, latest, is_applied })
     }
 
@@ -167,8 +167,7 @@ pub(crate) struct RevisionView {
 impl RevisionView {
     /// The revision of that name in this state.
     pub(crate) fn of(state: &State, name: &ResourceName) -> Result<RevisionView, ApiError> {
-        let kept = state.get(&name.to_string()).ok_or_else(|| missing(name))?;
-        let document: RevisionDocument = document::read(kept)?;
+        let document: RevisionDocument = document::of(state, name)?;
         let role = Self::service_of(name, &document)
             .and_then(|service| state.compiled.plan.fleet.service(&service))
             .and_then(|plan| {

@@ -93,10 +93,9 @@ pub(crate) fn project_of(state: &State, bucket: &str) -> Option<String> {
 }
 
 fn bucket_of(state: &State, bucket: &str) -> Result<Value, ApiError> {
-    let found = state
+    let mut shown = state
         .get(&bucket_key(bucket))
         .ok_or_else(|| ApiError::new(Reason::NotFound, "The specified bucket does not exist."))?;
-    let mut shown = (**found).clone();
     if let Value::Object(shown) = &mut shown {
         shown.remove("project");
     }
@@ -104,11 +103,10 @@ fn bucket_of(state: &State, bucket: &str) -> Result<Value, ApiError> {
 }
 
 fn object_of(state: &State, bucket: &str, object: &str) -> Result<Value, ApiError> {
-    let found = state.get(&object_key(bucket, object)).ok_or_else(|| {
+    let mut shown = state.get(&object_key(bucket, object)).ok_or_else(|| {
         let message = format!("No such object: {bucket}/{object}");
         ApiError::new(Reason::NotFound, message)
     })?;
-    let mut shown = (**found).clone();
     if let Value::Object(shown) = &mut shown {
         shown.remove("file");
     }
@@ -133,9 +131,10 @@ fn list_buckets(call: &Call<'_>, state: &State) -> Result<Value, ApiError> {
     let prefix = bucket_key(call.query.get("prefix").unwrap_or_default());
     let items = state
         .scan(&prefix)
-        .filter(|(_, kept)| kept.value["project"] == project.id.as_str())
+        .filter(|(_, kept)| kept.value()["project"] == project.id.as_str())
         .filter_map(|(key, kept)| {
-            let name = kept.value["name"].as_str()?;
+            let document = kept.value();
+            let name = document["name"].as_str()?;
             Some((key.to_string(), bucket_of(state, name).ok()?))
         })
         .collect();
@@ -148,7 +147,8 @@ fn list_objects(call: &Call<'_>, state: &State, bucket: &str) -> Result<Value, A
     let items = state
         .scan(&prefix)
         .filter_map(|(key, kept)| {
-            let name = kept.value["name"].as_str()?;
+            let document = kept.value();
+            let name = document["name"].as_str()?;
             Some((key.to_string(), object_of(state, bucket, name).ok()?))
         })
         .collect();

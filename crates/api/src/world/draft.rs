@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Edits over one state, seen together.
 pub struct Draft {
     before: Arc<State>,
-    edits: BTreeMap<Arc<str>, Option<Arc<Value>>>,
+    edits: BTreeMap<Arc<str>, Option<Value>>,
 }
 
 // Documents hold private keys: what prints is which are edited.
@@ -32,21 +32,24 @@ impl Draft {
     }
 
     /// A document as it would be after the edits so far.
-    pub fn get(&self, key: &str) -> Option<&Arc<Value>> {
+    pub fn get(&self, key: &str) -> Option<Value> {
         match self.edits.get(key) {
-            Some(edit) => edit.as_ref(),
-            None => self.before.documents.get(key).map(|document| &document.value),
+            Some(edit) => edit.clone(),
+            None => self.before.get(key),
         }
     }
 
     /// Whether a document would exist after the edits so far.
     pub fn contains(&self, key: &str) -> bool {
-        self.get(key).is_some()
+        match self.edits.get(key) {
+            Some(edit) => edit.is_some(),
+            None => self.before.documents.contains_key(key),
+        }
     }
 
     /// Writes a document.
     pub fn put(&mut self, key: impl Into<Arc<str>>, value: Value) {
-        self.edits.insert(key.into(), Some(Arc::new(value)));
+        self.edits.insert(key.into(), Some(value));
     }
 
     /// Removes a document, if it is there.
@@ -65,7 +68,7 @@ impl Draft {
     }
 
     /// The edits, by key; `None` deletes.
-    pub(crate) fn edits(&self) -> impl Iterator<Item = (&Arc<str>, Option<&Arc<Value>>)> {
+    pub(crate) fn edits(&self) -> impl Iterator<Item = (&Arc<str>, Option<&Value>)> {
         self.edits.iter().map(|(key, value)| (key, value.as_ref()))
     }
 

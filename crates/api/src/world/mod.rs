@@ -137,7 +137,8 @@ impl Inner {
         next: State,
         _writer: OwnedMutexGuard<()>,
     ) -> Result<Arc<State>, ApiError> {
-        let revision = self.store.commit(transaction(&draft)?).await.map_err(refused_by_disk)?;
+        let transaction = transaction(&draft, &next);
+        let revision = self.store.commit(transaction).await.map_err(refused_by_disk)?;
         debug_assert_eq!(revision, next.revision, "nobody else writes to the store");
         let next = Arc::new(next);
         self.state.send_replace(next.clone());
@@ -146,24 +147,20 @@ impl Inner {
     }
 }
 
-fn transaction(draft: &Draft) -> Result<Transaction, ApiError> {
+/// What leads from the state before a draft to the one after it.
+fn transaction(draft: &Draft, next: &State) -> Transaction {
     let mut transaction = Transaction::new();
-    for (key, value) in draft.edits() {
+    for (key, _) in draft.edits() {
         transaction = match draft.before().documents.get(key) {
             Some(document) => transaction.expect(key.clone(), document.revision),
             None => transaction.expect_absent(key.clone()),
         };
-        transaction = match value {
-            Some(value) => {
-                let bytes = serde_json::to_vec(&**value).map_err(|error| {
-                    ApiError::new(Reason::Internal, format!("`{key}` cannot be written: {error}"))
-                })?;
-                transaction.put(key.clone(), bytes)
-            }
+        transaction = match next.documents.get(key) {
+            Some(document) => transaction.put(key.clone(), document.json().clone()),
             None => transaction.delete(key.clone()),
         };
     }
-    Ok(transaction)
+    transaction
 }
 
 fn refused_by_disk(error: CommitError) -> ApiError {

@@ -45,8 +45,8 @@ pub(crate) fn load(store: &Store) -> Result<State, OpenError> {
         if is_operation(key) {
             state.operations.insert((entry.revision, key.clone()), ());
         }
-        let document = Document { value: Arc::new(value), revision: entry.revision };
-        state.documents.insert(key.clone(), Arc::new(document));
+        let document = Document::new(entry.value.clone(), entry.revision);
+        state.documents.insert(key.clone(), document);
     }
     state.compiled = plan::compile(&inventory, snapshot.revision, &Compiled::default());
     Ok(state)

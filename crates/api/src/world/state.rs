@@ -1,14 +1,18 @@
 //! One moment of the world: the documents, what they mean, and a few ways to find them.
 //!
+//! A document is kept as the bytes the store keeps, the very same ones, and is read when somebody asks for
+//! it: as a tree it would take ten times the memory, for as long as nobody looks.
+//!
 //! Invariant: `compiled.inventory()` is what the documents say, and `operations` lists exactly the
 //! operations among them.
 
 use super::Draft;
 use crate::convert;
-use crate::error::ApiError;
+use crate::error::{ApiError, Reason};
 use imbl::OrdMap;
 use model::ResourceName;
 use plan::Compiled;
+use serde::Deserialize;
 use serde_json::Value;
 use std::fmt;
 use std::ops::Bound;
@@ -17,10 +21,34 @@ use std::sync::Arc;
 /// One document and the revision that wrote it.
 #[derive(Clone)]
 pub struct Document {
-    /// The document.
-    pub value: Arc<Value>,
+    /// JSON, shared with the store.
+    json: Arc<[u8]>,
     /// The revision of its last change.
     pub revision: u64,
+}
+
+impl Document {
+    /// A document whose bytes were written by this server, or are known to be JSON.
+    pub(crate) fn new(json: Arc<[u8]>, revision: u64) -> Document {
+        Document { json, revision }
+    }
+
+    /// The document as a tree.
+    pub fn value(&self) -> Value {
+        let value = serde_json::from_slice(&self.json);
+        debug_assert!(value.is_ok(), "a document is JSON from the start");
+        value.unwrap_or_default()
+    }
+
+    /// The document as a type it can be read as.
+    pub(crate) fn read<'a, T: Deserialize<'a>>(&'a self) -> serde_json::Result<T> {
+        serde_json::from_slice(&self.json)
+    }
+
+    /// The bytes, for the store.
+    pub(crate) fn json(&self) -> &Arc<[u8]> {
+        &self.json
+    }
 }
 
 // Documents hold private keys: what prints is when they were written.
@@ -36,7 +64,7 @@ pub struct State {
     /// The revision of the store.
     pub revision: u64,
     /// All documents by key. A resource's key is its relative path, `projects/…`.
-    pub documents: OrdMap<Arc<str>, Arc<Document>>,
+    pub documents: OrdMap<Arc<str>, Document>,
     /// Compute's operations in the order they were started: revision and key.
     pub operations: OrdMap<(u64, Arc<str>), ()>,
     /// What the documents mean.
@@ -57,15 +85,15 @@ pub(crate) fn is_operation(key: &str) -> bool {
 
 impl State {
     /// A document by its key.
-    pub fn get(&self, key: &str) -> Option<&Arc<Value>> {
-        self.documents.get(key).map(|document| &document.value)
+    pub fn get(&self, key: &str) -> Option<Value> {
+        self.documents.get(key).map(Document::value)
     }
 
     /// The documents whose keys start with the prefix, in the order of their keys.
     pub fn scan<'a>(
         &'a self,
         prefix: &str,
-    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Document>)> + use<'a> {
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Document)> + use<'a> {
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let prefix = prefix.to_string();
         let documents = self.documents.range::<_, str>(from);
@@ -93,8 +121,7 @@ impl State {
                     if is_operation(key) {
                         operations.insert((revision, key.clone()), ());
                     }
-                    let document = Document { value: value.clone(), revision };
-                    documents.insert(key.clone(), Arc::new(document));
+                    documents.insert(key.clone(), Document::new(written(key, value)?, revision));
                 }
                 None => {
                     if let Some(name) = &name {
@@ -107,4 +134,10 @@ impl State {
         let compiled = plan::compile(&inventory, revision, &self.compiled);
         Ok(State { revision, documents, operations, compiled })
     }
+}
+
+fn written(key: &str, value: &Value) -> Result<Arc<[u8]>, ApiError> {
+    let refused =
+        |error| ApiError::new(Reason::Internal, format!("`{key}` cannot be written: {error}"));
+    serde_json::to_vec(value).map(Arc::from).map_err(refused)
 }
