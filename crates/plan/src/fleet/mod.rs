@@ -228,6 +228,12 @@ impl FleetPlan {
         self.projects.values().flat_map(|regions| regions.values()).flat_map(OrdMap::values)
     }
 
+    /// The services that are not what they were in an earlier plan: other, new or gone. Costs what the
+    /// change costs, whatever the number of services.
+    pub fn changed_since(&self, earlier: &FleetPlan) -> OrdSet<ResourceName> {
+        self.source.stale_services(&earlier.source)
+    }
+
     /// The service a `run.app` host name leads to; a port and the case do not matter.
     pub fn by_host<'h>(&self, host: &'h str) -> Option<HostMatch<'_, 'h>> {
         let host = host.split_once(':').map_or(host, |(host, _)| host);

@@ -233,11 +233,14 @@ fn what_did_not_change_is_shared_and_turns_go_on() {
     assert!(Arc::ptr_eq(&kept(&before), &kept(&after)));
     let turn = find(&before, "b").next_turn();
     assert_eq!(find(&after, "b").next_turn(), turn + 1);
+    let only_b = imbl::OrdSet::unit(find(&after, "b").name().clone());
+    assert_eq!(after.changed_since(&before), only_b);
 
     let mut third = second.clone();
     third.remove(find(&after, "b").name());
     let (last, _) = compile(&third, &after);
     assert_eq!(last.services().count(), 1);
+    assert_eq!(last.changed_since(&before), only_b);
 }
 
 #[test]

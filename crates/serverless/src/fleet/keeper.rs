@@ -3,14 +3,14 @@
 //! Invariant: the keeper never waits for anything but its next event or its next look, so that no
 //! pull, start or stop delays another revision.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use plan::Plan;
-use plan::fleet::RevisionPlan;
+use plan::fleet::{Deployment, RevisionPlan};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -77,6 +77,8 @@ pub(crate) struct Keeper {
     events: mpsc::UnboundedSender<Event>,
     outcomes: mpsc::UnboundedSender<RevisionOutcome>,
     applied: watch::Sender<u64>,
+    /// The plan that was applied last.
+    plan: Arc<Plan>,
     revisions: HashMap<u64, RevisionState>,
     /// Revisions that want another instance, in the order in which they get one.
     queue: VecDeque<u64>,
@@ -110,6 +112,7 @@ impl Keeper {
             events,
             outcomes,
             applied,
+            plan: Arc::default(),
             revisions: HashMap::new(),
             queue: VecDeque::new(),
             launching: 0,
@@ -191,23 +194,34 @@ impl Keeper {
             self.applied.send_replace(plan.number);
             return;
         }
-        let mut listed = HashSet::new();
-        for service in plan.fleet.services() {
-            for deployment in &service.deployments {
-                let revision = &deployment.revision;
-                listed.insert(revision.id);
-                let state = self.state_of(revision, now);
-                state.list(Arc::clone(revision), deployment.role, deployment.scaling);
-            }
+        let before = std::mem::replace(&mut self.plan, Arc::clone(plan));
+        for service in plan.fleet.changed_since(&before.fleet) {
+            let former = before.fleet.service(&service);
+            let listed = plan.fleet.service(&service);
+            self.list(
+                former.map_or(&[][..], |service| &service.deployments),
+                listed.map_or(&[][..], |service| &service.deployments),
+                now,
+            );
         }
-        let ids: Vec<u64> = self.revisions.keys().copied().collect();
-        for id in ids {
-            if let Some(state) = self.revisions.get_mut(&id).filter(|_| !listed.contains(&id)) {
+        self.applied.send_replace(plan.number);
+    }
+
+    /// What of one service is to run, which was something else before.
+    fn list(&mut self, former: &[Deployment], listed: &[Deployment], now: Instant) {
+        let is_listed = |id: u64| listed.iter().any(|deployment| deployment.revision.id == id);
+        let former = former.iter().map(|deployment| deployment.revision.id);
+        let gone: Vec<u64> = former.filter(|id| !is_listed(*id)).collect();
+        for Deployment { revision, role, scaling } in listed {
+            self.state_of(revision, now).list(Arc::clone(revision), *role, *scaling);
+            self.evaluate(revision.id, now);
+        }
+        for id in gone {
+            if let Some(state) = self.revisions.get_mut(&id) {
                 state.retire(now);
             }
             self.evaluate(id, now);
         }
-        self.applied.send_replace(plan.number);
     }
 
     /// The state of a revision, made if there is none.
