@@ -4,7 +4,9 @@
 //! Invariant: an image of a declared revision, of an instance, of a pull under way, or from a file that
 //! somebody loaded stays.
 
+use model::ResourceName;
 use plan::Plan;
+use plan::fleet::ServicePlan;
 use serverless::images::ImageStore;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -21,9 +23,13 @@ const FREE_BYTES_MIN: u64 = 2 * 1024 * 1024 * 1024;
 
 /// The digests of the images that revisions of a plan were resolved to.
 pub(crate) fn digests_in_use(plan: &Plan) -> BTreeSet<String> {
-    let revisions = plan.fleet.services().flat_map(|service| service.revisions.values());
-    let outcomes = revisions.filter_map(|revision| revision.declared.outcome.as_ref());
-    outcomes.flat_map(|outcome| outcome.image_digests.iter().map(|(_, d)| d.clone())).collect()
+    plan.fleet.services().flat_map(|service| digests(service)).collect()
+}
+
+/// The digests of the images that revisions of a service were resolved to.
+fn digests(service: &ServicePlan) -> impl Iterator<Item = String> {
+    let outcomes = service.revisions.values().filter_map(|it| it.declared.outcome.as_ref());
+    outcomes.flat_map(|outcome| outcome.image_digests.iter().map(|(_, digest)| digest.clone()))
 }
 
 /// Collects until there are no more plans.
@@ -32,25 +38,23 @@ pub(crate) async fn run(
     directory: PathBuf,
     mut plans: watch::Receiver<Arc<Plan>>,
 ) {
-    let mut known = digests_in_use(&plans.borrow_and_update());
-    collect(&images, &known).await;
+    let mut plan = plans.borrow_and_update().clone();
+    collect(&images, &plan).await;
     let mut again = false;
     loop {
         let patience = if again { AGAIN_AFTER } else { LOOK_EVERY };
         match tokio::time::timeout(patience, plans.changed()).await {
             Ok(Err(_)) => return,
             Ok(Ok(())) => {
-                let used = digests_in_use(&plans.borrow_and_update());
-                let has_gone = !known.is_subset(&used);
-                known = used;
-                if has_gone {
-                    collect(&images, &known).await;
+                let before = std::mem::replace(&mut plan, plans.borrow_and_update().clone());
+                if lets_go(&before, &plan) {
+                    collect(&images, &plan).await;
                     again = true;
                 }
             }
             Err(_) => {
                 if again || is_short(&directory) {
-                    collect(&images, &known).await;
+                    collect(&images, &plan).await;
                 }
                 again = false;
             }
@@ -58,8 +62,19 @@ pub(crate) async fn run(
     }
 }
 
-async fn collect(images: &ImageStore, used: &BTreeSet<String>) {
-    let keep: Vec<String> = used.iter().cloned().collect();
+/// Whether a digest that was in use no longer is. All services are asked only if one of those that
+/// changed let go of something.
+fn lets_go(before: &Plan, after: &Plan) -> bool {
+    let of = |plan: &Plan, name: &ResourceName| -> BTreeSet<String> {
+        plan.fleet.service(name).into_iter().flat_map(|service| digests(service)).collect()
+    };
+    let changed = after.fleet.changed_since(&before.fleet);
+    changed.iter().any(|name| !of(before, name).is_subset(&of(after, name)))
+        && !digests_in_use(before).is_subset(&digests_in_use(after))
+}
+
+async fn collect(images: &ImageStore, plan: &Plan) {
+    let keep: Vec<String> = digests_in_use(plan).into_iter().collect();
     match images.collect(&keep).await {
         Ok(collected) if collected == serverless::images::Collected::default() => {}
         Ok(collected) => tracing::info!(?collected, "threw images away that nothing uses"),
