@@ -4,7 +4,7 @@
 //! connection that is open already, and pays the whole start.
 
 use crate::images::Image;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bench_report::{Report, milliseconds};
 use e2e::api::{Api, regional, zonal};
 use e2e::host;
@@ -28,6 +28,8 @@ const REST: Duration = Duration::from_millis(100);
 const SETTLED: Duration = Duration::from_secs(3);
 /// How many services are woken at once.
 const AT_ONCE: [usize; 2] = [25, 100];
+/// The slowest starts are told one by one, with their phases.
+const SLOWEST_TOLD: usize = 3;
 /// Warm requests, whose median is taken off the whole to tell what deciding took.
 const WARM: usize = 200;
 
@@ -113,6 +115,13 @@ fn name(kind: usize, number: usize) -> String {
     format!("s{kind}-{number}")
 }
 
+/// One cold start: how long the client waited, and when the server says that the sandbox was created, the
+/// program executed and the port open.
+struct Start {
+    took: Duration,
+    phases: [Duration; 3],
+}
+
 fn one_at_a_time(
     report: &mut Report,
     stage: &mut Stage,
@@ -120,8 +129,7 @@ fn one_at_a_time(
     image: &Image,
     rounds: usize,
 ) -> Result<()> {
-    let (mut whole, mut by_name) = (Vec::new(), Vec::new());
-    let mut phases = BTreeMap::new();
+    let (mut whole, mut starts) = (Vec::new(), Vec::new());
     while whole.len() < rounds {
         stage.put_to_sleep()?;
         // The first start shares the machine with the client VM's, and is not counted.
@@ -130,40 +138,34 @@ fn one_at_a_time(
         std::thread::sleep(SETTLED);
         let log = stage.server.data().with_extension("log");
         let said_before = fs::metadata(&log)?.len();
+        let mut asked = Vec::new();
         for number in 0..SERVICES.min(rounds - whole.len()) {
             let mut client = way_in.open()?;
             std::thread::sleep(REST);
             let service = name(kind, number);
             let took = ask(&mut client, &service)?;
             whole.push(took);
-            by_name.push((service, took));
+            asked.push((service, took));
         }
-        phases = phases_said(&log, said_before)?;
-        tell_phases(report, stage, image, &by_name, &phases, whole.len() >= rounds)?;
-        by_name.clear();
+        let said = phases_said(&log, said_before)?;
+        ensure!(!said.is_empty(), "the server said nothing of its starts");
+        starts.extend(asked.into_iter().filter_map(|(service, took)| {
+            let of_service = format!("{service}-");
+            let (_, phases) = said.iter().find(|(name, _)| name.starts_with(&of_service))?;
+            Some(Start { took, phases: *phases })
+        }));
     }
+    let warm = warm(stage, &name(kind, 0))?;
+    tell_phases(report, image.title, starts, warm);
     let aim = if kind < 2 { "p50 under 25 ms, p99 under 80 ms" } else { "" };
-    ensure!(!phases.is_empty(), "the server said nothing of its starts");
     report.durations(&format!("cold start, first byte to first byte, {}", image.title), whole, aim);
     Ok(())
 }
 
-/// What the server said of the starts of one round, and what is left of the whole beside it. Only the
-/// last round is reported.
-fn tell_phases(
-    report: &mut Report,
-    stage: &Stage,
-    image: &Image,
-    asked: &[(String, Duration)],
-    phases: &BTreeMap<String, [Duration; 3]>,
-    is_last: bool,
-) -> Result<()> {
-    if !is_last {
-        return Ok(());
-    }
+/// How long a service takes that is awake.
+fn warm(stage: &Stage, service: &str) -> Result<Vec<Duration>> {
     let way_in = stage.way_in()?;
     let mut client = way_in.open()?;
-    let service = &asked.first().context("somebody was asked")?.0;
     let mut warm = Vec::new();
     for _ in 0..WARM {
         // Not every server keeps a connection; what opening one costs is not the request's.
@@ -176,24 +178,30 @@ fn tell_phases(
         }
     }
     warm.sort();
+    Ok(warm)
+}
+
+/// What the server said of all starts, and what is left of the whole beside it: the program's first
+/// answer is in that, which costs some of them more than a later one.
+fn tell_phases(report: &mut Report, title: &str, mut starts: Vec<Start>, warm: Vec<Duration>) {
     let warm_median = warm.get(warm.len() / 2).copied().unwrap_or_default();
-    let mut parts: [Vec<Duration>; 4] = Default::default();
-    for (service, took) in asked {
-        let found =
-            phases.iter().find(|(revision, _)| revision.starts_with(&format!("{service}-")));
-        let Some((_, [created, executed, ready])) = found else { continue };
-        parts[0].push(took.saturating_sub(*ready).saturating_sub(warm_median));
-        parts[1].push(*created);
-        parts[2].push(executed.saturating_sub(*created));
-        parts[3].push(ready.saturating_sub(*executed));
+    let parts = |start: &Start| {
+        let [created, executed, ready] = start.phases;
+        let rest = start.took.saturating_sub(ready).saturating_sub(warm_median);
+        [rest, created, executed.saturating_sub(created), ready.saturating_sub(executed)]
+    };
+    let names = ["deciding and first answer", "sandbox created", "program executed", "listening"];
+    starts.sort_by_key(|start| start.took);
+    for start in starts.iter().rev().take(SLOWEST_TOLD) {
+        let parts = names.iter().zip(parts(start)).map(|(name, part)| format!("{name} {part:.1?}"));
+        let parts: Vec<String> = parts.collect();
+        println!("a slow start of {title}, {:.1?}: {}", start.took, parts.join(", "));
     }
-    let title = image.title;
-    let names = ["deciding and handing over", "sandbox created", "program executed", "listening"];
-    for (part, samples) in names.into_iter().zip(parts) {
-        report.durations(&format!("— {title}: {part}"), samples, "");
+    for (index, name) in names.into_iter().enumerate() {
+        let samples = starts.iter().map(|start| parts(start)[index]).collect();
+        report.durations(&format!("— {title}: {name}"), samples, "");
     }
     report.durations(&format!("— {title}: first byte of a warm answer"), warm, "");
-    Ok(())
 }
 
 /// The phases of each start by revision, as the server's log has them from this byte on.
