@@ -89,3 +89,83 @@ fn is_short(directory: &std::path::Path) -> bool {
     let found = nix::sys::statvfs::statvfs(directory);
     found.is_ok_and(|found| found.blocks_available() * found.fragment_size() < FREE_BYTES_MIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::run::{
+        Access, Ingress, Outcome, Revision, RevisionScaling, Service, ServiceScaling,
+    };
+    use model::{Inventory, Kind, Resource};
+    use plan::Compiled;
+
+    fn service(name: &str) -> Service {
+        Service {
+            name: ResourceName::regional("p", "r", Kind::Service, name),
+            id: 1,
+            ingress: Ingress::All,
+            default_url_disabled: false,
+            access: Access::default(),
+            traffic: Vec::new(),
+            traffic_before: Vec::new(),
+            scaling: ServiceScaling::default(),
+        }
+    }
+
+    fn revision(of: &str, name: &str, digest: &str) -> Revision {
+        Revision {
+            name: ResourceName::regional("p", "r", Kind::Revision, name),
+            id: 1,
+            service: service(of).name,
+            generation: 1,
+            containers: Vec::new(),
+            volumes: Vec::new(),
+            concurrency: 80,
+            timeout_seconds: 300,
+            scaling: RevisionScaling::default(),
+            cpu_idle: true,
+            startup_cpu_boost: false,
+            session_affinity: false,
+            service_account: None,
+            execution_environment: None,
+            vpc_access: None,
+            outcome: Some(Outcome {
+                ready: true,
+                reason: String::new(),
+                message: String::new(),
+                image_digests: vec![("".into(), digest.to_owned())],
+            }),
+        }
+    }
+
+    #[test]
+    fn a_digest_goes_with_the_last_revision_that_has_it() {
+        let mut world = Inventory::default();
+        let mut compiled = Compiled::default();
+        // Whether what is in use shrinks when this comes or goes.
+        let mut step = |comes: bool, of: &str, name: &str, digest: &str| {
+            let revision = revision(of, name, digest);
+            if comes {
+                world.insert(Resource::Service(Arc::new(service(of))));
+                world.insert(Resource::Revision(Arc::new(revision)));
+            } else {
+                world.remove(&revision.name);
+            }
+            let next = plan::compile(&world, compiled.plan.number + 1, &compiled);
+            let goes = lets_go(&compiled.plan, &next.plan);
+            compiled = next;
+            goes
+        };
+        let steps = [
+            (true, "a", "a-1", "one", false),
+            (true, "b", "b-1", "one", false),
+            (true, "b", "b-2", "two", false),
+            (false, "b", "b-1", "one", false),
+            (false, "b", "b-2", "two", true),
+            (false, "a", "a-1", "one", true),
+        ];
+        for (comes, of, name, digest, goes) in steps {
+            assert_eq!(step(comes, of, name, digest), goes, "{name}, which comes: {comes}");
+        }
+    }
+}

@@ -174,3 +174,28 @@ fn refused_by_disk(error: CommitError) -> ApiError {
     tracing::error!(%error, "a change could not be made durable");
     ApiError::new(reason, format!("The change was not made: {error}."))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn a_document_is_the_very_bytes_the_store_keeps() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path().join("store")).expect("a store");
+        let world = World::open(store.clone()).expect("a world");
+        let written = json!({ "b": [1, "two", null] });
+        let edit = |draft: &mut Draft| {
+            draft.put("a", written.clone());
+            Ok(())
+        };
+        let changed = world.change(edit).await.expect("a change").state;
+        let opened = World::open(store.clone()).expect("a world").state();
+        let kept = store.get("a").expect("an entry").value;
+        for state in [changed, opened] {
+            assert_eq!(state.get("a").as_ref(), Some(&written));
+            assert!(Arc::ptr_eq(state.documents["a"].json(), &kept));
+        }
+    }
+}
