@@ -89,22 +89,13 @@ impl Before {
 
     /// Everything on the host that the server with this data directory has left, one line each.
     pub fn left_by(&self, data: &Path) -> Vec<String> {
-        let mark = data.display().to_string();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut left: Vec<String> = mounts
-            .lines()
-            .filter(|line| line.contains(&mark))
-            .map(|line| format!("mount {line}"))
-            .collect();
+        let mut left = mounts_of(data);
         left.extend(
             processes_of(data)
                 .iter()
                 .map(|process| format!("process {} {}", process.pid, process.command)),
         );
-        for folder in FOLDERS_WITH_CONTAINERS {
-            let name = cgroup_of(&data.join(folder));
-            cgroups(Path::new("/sys/fs/cgroup"), &name, &mut left);
-        }
+        left.extend(cgroups_of(data));
         left.extend(unmarked().difference(&self.unmarked).cloned());
         left
     }
@@ -119,6 +110,24 @@ impl Before {
             Err(error) => bail!("{error}\n{}", self.left_by(data).join("\n")),
         }
     }
+}
+
+/// What is mounted in the host's own namespace by the server with this data directory, a line each.
+pub fn mounts_of(data: &Path) -> Vec<String> {
+    let mark = data.display().to_string();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mounts.lines().filter(|line| line.contains(&mark));
+    mounts.map(|line| format!("mount {line}")).collect()
+}
+
+/// The cgroups of the server with this data directory, a line each.
+pub fn cgroups_of(data: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for folder in FOLDERS_WITH_CONTAINERS {
+        let name = cgroup_of(&data.join(folder));
+        cgroups(Path::new("/sys/fs/cgroup"), &name, &mut found);
+    }
+    found
 }
 
 /// The cgroup below which a server keeps the containers of this folder: it is named after the folder,

@@ -10,6 +10,7 @@ mod containers;
 mod door;
 mod egress;
 mod explaining;
+mod faults;
 mod gcloud;
 mod gcloud_run;
 mod host;

@@ -99,7 +99,7 @@ pub(crate) async fn launch_instance(
             let text = format!("image '{}' is damaged on this disk ({damage})", image.reference);
             tell(format!("{text}; it is brought anew."));
             let plain = LaunchFailure::plain(ImageTrouble::Unavailable.reason(), text);
-            return Err(LaunchFailure { is_damaged: true, ..plain });
+            return Err(LaunchFailure { is_host_fault: true, is_damaged: true, ..plain });
         }
     }
     Err(described(failure))
