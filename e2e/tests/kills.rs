@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How many kills one run has, unless `KILLS` says otherwise.
@@ -87,9 +88,12 @@ impl Run {
         let api = server.api()?;
         let steps = Run::steps(&api, pair);
         let pid = i32::try_from(server.pid().context("the server runs")?)?;
+        let is_dying = AtomicBool::new(false);
         std::thread::scope(|scope| -> Result<()> {
-            let killer = scope.spawn(move || {
+            let killer = scope.spawn(|| {
                 std::thread::sleep(life);
+                // Said first: a client may see the end before this thread has come back from it.
+                is_dying.store(true, Ordering::SeqCst);
                 nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(pid),
                     nix::sys::signal::Signal::SIGKILL,
@@ -107,7 +111,7 @@ impl Run {
                     break;
                 }
             }
-            let was_killed = killer.is_finished();
+            let was_killed = is_dying.load(Ordering::SeqCst);
             killer.join().map_err(|_| anyhow::anyhow!("the killer panicked"))??;
             match outcome {
                 // The step that failed did so because of the kill, or the server is at fault.
