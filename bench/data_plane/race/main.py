@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../peers"))
 import loads
 import plot
 import processes
 import racers
 import report
-from processes import WORK, free_port, spawn, stop, wait_for
+from peers import find_envoy, free_port, version
+from processes import WORK, spawn, stop, wait_for
 
 REPORT = sys.argv[2]
 ONLY = [word for word in os.environ.get("RACE_ONLY", "").split(",") if word]
@@ -32,13 +34,8 @@ def machine():
 
 def versions(peers):
     asked = {"nginx": ["nginx", "-v"], "haproxy": ["haproxy", "-v"]}
-    found = []
-    for name in peers:
-        command = asked.get(name) or [racers.find_envoy(), "--version"]
-        out = subprocess.run(command, capture_output=True, text=True)
-        number = re.search(r"\d+\.\d+\.\d+", out.stdout + out.stderr)
-        found.append(f"{name} {number[0] if number else '?'}")
-    return ", ".join(found)
+    return ", ".join(
+        f"{name} {version(asked.get(name) or [find_envoy(racers.TOOLS), '--version'])}" for name in peers)
 
 
 def certificate():
@@ -54,7 +51,7 @@ def entrants():
     for name, command in (("nginx", racers.nginx), ("haproxy", racers.haproxy)):
         if shutil.which(name):
             found[name] = command
-    if racers.find_envoy():
+    if find_envoy(racers.TOOLS):
         found["envoy"] = racers.envoy
     return found
 

@@ -10,12 +10,6 @@ WORK = tempfile.mkdtemp(prefix="race-")
 running = {}
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def spawn(name, command, cores):
     log = open(f"{WORK}/{name}.log", "w")
     running[name] = subprocess.Popen(

