@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::cgroups::ContainerGroup;
 use super::embedded::Inner;
+use super::leftovers;
 use super::link::{Link, silent};
 use super::logs::{LogTail, Output};
 use super::orders::{ContainerPlan, ExitStatus, Order, Report};
@@ -364,6 +365,7 @@ impl InstanceTask {
 
     /// Takes everything of the instance off the host.
     async fn remove(mut self) {
+        let was_starting = !self.starting.is_empty();
         for answer in std::mem::take(&mut self.starting).into_values() {
             let _ = answer.send(Err(StartError::Helper("the instance has ended".to_owned())));
         }
@@ -377,6 +379,9 @@ impl InstanceTask {
         let InstanceTask { link, groups, runtime, id, exit, gone, answering, .. } = self;
         link.end().await;
         end_all(answering).await;
+        if was_starting || cause == ExitCause::HelperLost {
+            leftovers::end_orphans(&runtime.mark).await;
+        }
         remove_groups(&groups, &id).await;
         runtime.cgroups.remove_roots();
         if let Err(error) = fs::remove_dir(runtime.instance_directory(id.as_str())) {

@@ -82,6 +82,42 @@ fn kill_helpers(mark: &str) -> bool {
     none
 }
 
+/// Ends what helpers that were killed had begun: a container that was made and not started yet waits for its
+/// helper's word, and nobody else would end it before the next start of the server.
+pub(crate) async fn end_orphans(mark: &str) {
+    let deadline = Instant::now() + GONE_WITHIN;
+    while Instant::now() < deadline {
+        let orphans = orphans(mark);
+        if orphans.is_empty() {
+            return;
+        }
+        for process in orphans {
+            // One that has just ended is what we want.
+            let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+        }
+        sleep(POLL).await;
+    }
+    tracing::warn!("a process that lost its helper does not end");
+}
+
+/// Processes of our mark whose parent is neither this server nor a helper.
+fn orphans(mark: &str) -> Vec<i32> {
+    let mut ours = processes();
+    ours.retain(|(_, command_line)| is_helper(command_line, mark));
+    let is_parent = |parent: i32| {
+        u32::try_from(parent).is_ok_and(|parent| parent == std::process::id())
+            || ours.iter().any(|(process, _)| *process == parent)
+    };
+    let of = |(process, _): &(i32, Vec<u8>)| Some((*process, parent_of(*process)?));
+    let with_parents = ours.iter().filter_map(of);
+    with_parents.filter(|(_, parent)| !is_parent(*parent)).map(|(process, _)| process).collect()
+}
+
+fn parent_of(process: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
 /// Every process with its command line.
 pub(crate) fn processes() -> Vec<(i32, Vec<u8>)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
