@@ -29,9 +29,9 @@ use super::guard::{self, Head};
 use super::hosts::{self, ApiHost, HTTPS_PORT, Host};
 use super::iap::{self, InstancePort, Sessions};
 use super::{
-    Authority, BODY_BYTES_MAX, BODY_PATIENCE, Behind, HANDSHAKE_PATIENCE, HEAD_BYTES_MAX,
-    HEAD_PATIENCE, HEADERS_MAX, HTTP2_STREAMS_MAX, OPEN_BODY_BYTES_MAX, OpenRequest, RunAppPort,
-    tunnel,
+    Authority, BODY_BYTES_MAX, BODY_PATIENCE, Behind, FIRST_REQUEST_PATIENCE, HANDSHAKE_PATIENCE,
+    HEAD_BYTES_MAX, HEAD_PATIENCE, HEADERS_MAX, HTTP2_STREAMS_MAX, OPEN_BODY_BYTES_MAX,
+    OpenRequest, RunAppPort, tunnel,
 };
 use crate::error::{ApiError, Dialect, Reason};
 use crate::grpc::{self, Answer};
@@ -92,7 +92,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let inner = closed.clone();
+    let (first, mut asked) = watch::channel(false);
     let service = service_fn(move |request| {
+        first.send_replace(true);
         let (shared, via, closed) = (Arc::clone(&shared), via.clone(), inner.clone());
         async move { Ok::<_, Infallible>(answer(shared, via, closed, request).await) }
     });
@@ -105,9 +107,14 @@ where
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
+    // Who has connected only now has a request on its way, which is answered before the end.
+    let over = async {
+        let _ = closed.changed().await;
+        let _ = timeout(FIRST_REQUEST_PATIENCE, asked.wait_for(|asked| *asked)).await;
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = closed.changed() => {
+        () = over => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

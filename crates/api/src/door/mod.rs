@@ -60,6 +60,8 @@ pub const OPEN_BODY_BYTES_MAX: usize = 64 * 1024;
 pub const HTTP2_STREAMS_MAX: u32 = 100;
 /// How long a head may take, from the end of the request before it.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(90);
+/// How long the first request of a connection may take once the door is closing.
+pub const FIRST_REQUEST_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a body may take.
 pub const BODY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a TLS handshake may take.
