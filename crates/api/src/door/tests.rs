@@ -414,6 +414,37 @@ async fn what_is_too_large_is_refused_with_a_name_for_it() {
 }
 
 #[tokio::test]
+async fn who_connected_before_the_door_closes_is_answered() {
+    const CLIENTS: usize = 20;
+    let stage = stage().await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(stage.port().await);
+    }
+    while stage.door.connections.available_permits() > CONNECTIONS_MAX - CLIENTS {
+        tokio::task::yield_now().await;
+    }
+    let mut closing = stage.door.closing.subscribe();
+    let ask = async {
+        closing.wait_for(|closing| *closing).await.expect("it closes");
+        let mut answers = Vec::new();
+        for mut client in clients {
+            let request = b"GET /x HTTP/1.1\r\nHost: compute.googleapis.com\r\n\r\n";
+            client.write_all(request).await.expect("written");
+            let mut answer = String::new();
+            let _ = client.read_to_string(&mut answer).await;
+            answers.push(answer);
+        }
+        answers
+    };
+    let (listener, answers) = tokio::join!(stage.door.let_go(Duration::from_secs(10)), ask);
+    listener.expect("the listener");
+    for answer in answers {
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_port_is_remembered_and_only_loopback_unless_told_otherwise() {
     let stage = stage().await;
     let Stage { door, folder, echo } = stage;
