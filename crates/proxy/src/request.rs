@@ -135,7 +135,7 @@ pub(crate) fn open<'p, F: Fields>(
         serving.decide(&subject.head, worker.random())
     };
     let slot = &connection.slot;
-    let trace = rewrite::trace_of(subject.fields, worker.fresh_trace());
+    let trace = rewrite::trace_of(subject.fields, || worker.fresh_trace());
     let record = Record::begin(worker, slot, serving, subject, &trace, &decision, started);
     match decision {
         Decision::Respond(respond) => Opened::Answer(Box::new(answer(respond, record))),

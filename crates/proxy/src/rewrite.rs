@@ -55,10 +55,10 @@ impl Trace {
 }
 
 /// The trace a client's fields name, or else a fresh one.
-pub(crate) fn trace_of(fields: &impl Fields, fresh: Trace) -> Trace {
+pub(crate) fn trace_of(fields: &impl Fields, fresh: impl FnOnce() -> Trace) -> Trace {
     (fields.first("traceparent").and_then(parse_traceparent))
         .or_else(|| fields.first("x-cloud-trace-context").and_then(parse_cloud_trace))
-        .unwrap_or(fresh)
+        .unwrap_or_else(fresh)
 }
 
 /// What is added to a request on its way to an instance.
@@ -131,19 +131,18 @@ fn standard_request_fields<F: Fields, S: Sink>(
 
 /// Passes a client's trace on in both spellings; one that is not spelled well is replaced by ours.
 fn put_trace<S: Sink>(w3c: Option<&[u8]>, cloud: Option<&[u8]>, trace: &Trace, sink: &mut S) {
-    let known = w3c.and_then(parse_traceparent).or_else(|| cloud.and_then(parse_cloud_trace));
-    match (w3c, known) {
-        (Some(value), Some(_)) => sink.put_own("traceparent", value),
-        _ => {
+    match w3c.filter(|value| parse_traceparent(value).is_some()) {
+        Some(value) => sink.put_own("traceparent", value),
+        None => {
             let mut text = *b"00-................................-................-00";
             text[3..35].copy_from_slice(trace.id());
             text[36..52].copy_from_slice(trace.span_id());
             sink.put_own("traceparent", &text);
         }
     }
-    match (cloud, known) {
-        (Some(value), Some(_)) => sink.put_own("x-cloud-trace-context", value),
-        _ => {
+    match cloud.filter(|value| parse_cloud_trace(value).is_some()) {
+        Some(value) => sink.put_own("x-cloud-trace-context", value),
+        None => {
             let mut text = *b"................................/....................";
             text[..32].copy_from_slice(trace.id());
             let mut length = 33;
@@ -427,7 +426,7 @@ mod tests {
             };
             let fields = [named("traceparent", w3c), named("X-Cloud-Trace-Context", cloud)];
             let fields: Vec<_> = fields.into_iter().flatten().collect();
-            let trace = trace_of(&RawFields(&fields), Trace::new(0xabc, 7));
+            let trace = trace_of(&RawFields(&fields), || Trace::new(0xabc, 7));
             let mut out = Vec::new();
             put_trace(w3c.map(str::as_bytes), cloud.map(str::as_bytes), &trace, &mut out);
             String::from_utf8(out).unwrap()
@@ -436,6 +435,11 @@ mod tests {
                      x-cloud-trace-context: 00000000000000000000000000000abc/7\r\n";
         assert_eq!(traced(None, None), fresh);
         assert_eq!(traced(Some("00-0-0-0"), Some("x")), fresh);
+        assert_eq!(
+            traced(Some("00-0-0-0"), Some("0123456789abcdef0123456789abcdef/16")),
+            "traceparent: 00-0123456789abcdef0123456789abcdef-0000000000000010-00\r\n\
+             x-cloud-trace-context: 0123456789abcdef0123456789abcdef/16\r\n"
+        );
         assert_eq!(
             traced(Some("00-0123456789abcdef0123456789abcdef-00000000000000ff-01"), None),
             "traceparent: 00-0123456789abcdef0123456789abcdef-00000000000000ff-01\r\n\
