@@ -273,6 +273,8 @@ fn logs_are_read_and_tailed_while_a_service_writes_them() -> Result<()> {
     std::os::unix::process::CommandExt::process_group(&mut by_gcloud, 0);
     by_gcloud.args(["beta", "run", "services", "logs", "tail", "talker"]);
     by_gcloud.arg(format!("--region={REGION}"));
+    // On a terminal each line is shown as it comes; into a pipe Python would keep them back.
+    by_gcloud.env("PYTHONUNBUFFERED", "1");
     let mut by_python = run_clients::script(&stage.server, "tail_logs.py", &["talker", &words])?;
     std::os::unix::process::CommandExt::process_group(&mut by_python, 0);
     let mut gcloud_tail = Watched::start(by_gcloud)?;
